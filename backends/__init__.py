@@ -1,0 +1,1 @@
+"""Act: vLLM, LMCache, the embedding model, the database and the engine on this machine."""

@@ -1,0 +1,189 @@
+"""What the gateway asks of the world, as Protocols: a worker, a KV server, an embedder, a store.
+
+The real ones live beside this file; fakes with the same contract live in `tests/fakes`. Nothing here acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from router.documents import Document, DocumentId, Owner, Salt, TenantId, Version, VersionId
+
+Vectors = NDArray[np.float32]
+"""Embeddings, shape (texts, dimensions), each row of length 1."""
+
+
+# --- workers -----------------------------------------------------------------------------------------------------
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True):
+    """Log-probabilities of one upstream event: parallel lists, one entry a token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one question. `cached_tokens` of the `prompt_tokens` were not computed again."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """One event of an answer. The last one carries `usage`, the one before it usually `finish_reason`."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    logprobs: TokenLogprobs | None = None
+    usage: Usage | None = None
+
+
+class Worker(Protocol):
+    """One vLLM process that answers. `name` is stable over its restarts."""
+
+    name: str
+
+    def complete(self, body: Sequence[bytes]) -> AbstractAsyncContextManager[AsyncIterator[Delta]]:
+        """Send a body (its parts in order, spliced without copying) and stream the answer.
+
+        Leaving the context early aborts the request upstream. Raises EngineUnavailable where the worker could not
+        be reached, EngineFailed where it answered with an error or broke off.
+        """
+        ...
+
+    async def check(self) -> str | None:
+        """None if the worker can answer, else why not, in words for an operator."""
+        ...
+
+
+# --- the KV server (LMCache) ---------------------------------------------------------------------------------------
+
+
+class KVServer(Protocol):
+    """The cache server of one host. Knows chunks, told apart by salt; documents are the gateway's idea."""
+
+    name: str
+
+    async def check(self) -> str | None:
+        """None if the server is healthy, else why not."""
+        ...
+
+    async def ram_bytes(self, salt: Salt) -> int:
+        """Bytes of this salt's KV in RAM now; 0 if the server can't be asked."""
+        ...
+
+    async def chunks_on_disk(self, ids: Sequence[int], salt: Salt) -> tuple[int, int]:
+        """(chunks of the prefix that are stored, all its chunks). `ids` is a multiple of the chunk size long."""
+        ...
+
+    async def delete(self, ids: Sequence[int], salt: Salt) -> None:
+        """Remove the prefix's chunks from RAM and disk. Absent ones are no error."""
+        ...
+
+
+# --- embeddings ----------------------------------------------------------------------------------------------------
+
+
+class Embedder(Protocol):
+    """Turns texts into unit vectors, off the event loop."""
+
+    name: str
+
+    async def embed(self, texts: Sequence[str]) -> Vectors: ...
+
+
+# --- the store -----------------------------------------------------------------------------------------------------
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What a version was made from and into: its text, its prefix's ids (uint32, little-endian), its passages.
+
+    `vectors` are the passages' and descriptor's embeddings as float16 bytes, (n, dimensions) with n known to
+    `router/descriptors.py`; empty until they are made.
+    """
+
+    text: str
+    prefix_ids: bytes
+    vectors: bytes = b""
+    embedder: str = ""
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant's key as it is kept: never the key itself. Times are seconds since the epoch."""
+
+    public_id: str
+    tenant: TenantId
+    name: str
+    secret_hash: str
+    scopes: tuple[str, ...] = ()
+    created_at: float = 0.0
+    revoked_at: float | None = None
+
+
+class Store(Protocol):
+    """The durable truth about documents, versions and keys. Each call is one transaction, durable when it returns."""
+
+    async def open(self) -> None:
+        """Connect, and bring the schema to the newest migration."""
+        ...
+
+    async def close(self) -> None: ...
+
+    async def check(self) -> str | None:
+        """None if the database answers, else why not."""
+        ...
+
+    async def documents(self) -> list[Document]:
+        """Every document with its current and incoming version."""
+        ...
+
+    async def put_document(self, document: Document) -> None:
+        """Insert or update the document's own columns and its links to versions, which are stored already."""
+        ...
+
+    async def add_version(self, document: Document, version: Version, content: Content) -> None:
+        """Store a version with its content and make `document` (inserted or updated) point to it, at once."""
+        ...
+
+    async def update_version(self, version: Version) -> None:
+        """Update a version's state, progress and error. Unknown ids are ignored: it was deleted meanwhile."""
+        ...
+
+    async def content(self, version_id: VersionId) -> Content:
+        """Raises NotFound."""
+        ...
+
+    async def set_vectors(self, version_id: VersionId, vectors: bytes, embedder: str) -> None: ...
+
+    async def remove_version(self, version_id: VersionId) -> None:
+        """Delete a version and its content. Absent ones are no error."""
+        ...
+
+    async def remove_document(self, owner: Owner, document_id: DocumentId) -> None:
+        """Delete a document. Its versions stay, unlinked, until `remove_version`. An absent one is no error."""
+        ...
+
+    async def unlinked_versions(self) -> list[Version]:
+        """Versions that no document points to: replaced or deleted, their KV perhaps not yet cleared."""
+        ...
+
+    async def add_key(self, key: ApiKey) -> None: ...
+
+    async def key(self, public_id: str) -> ApiKey | None: ...
+
+    async def keys(self) -> list[ApiKey]: ...
+
+    async def revoke_key(self, public_id: str, at: float) -> bool:
+        """False if there is no such key."""
+        ...
+
+

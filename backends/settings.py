@@ -1,0 +1,52 @@
+"""The parts of the configuration that the backends understand. `gateway/config.py` reads them with the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping in the configuration file."""
+
+
+class Model(Section):
+    """The language model, as the workers serve it. `path` is a Hugging Face folder: the gateway needs its tokenizer."""
+
+    name: Name
+    path: Path
+    context_tokens: Positive
+    dtype: str = "bfloat16"
+    revision: str = ""
+    """Names the weights where `path` has none (workers elsewhere). Part of the engine fingerprint."""
+
+
+class LocalEngine(Section):
+    """An engine on this machine, started and watched by `kvshelf up`."""
+
+    python: Path
+    """The worker environment's interpreter."""
+    disk_path: Path
+    """The disk tier's folder."""
+    workers: Annotated[int, Meta(ge=1, le=16)] = 1
+    worker_port: Port = 8101
+    """The first worker's; the others count up from it."""
+    lmcache_port: Port = 5555
+    lmcache_http_port: Port = 8180
+    kv_events_port: Port = 5557
+    """The gateway listens here for what the workers hold; they connect to it."""
+    kv_space_gib: PositiveFloat = 2.0
+    """The GPU tier on a CPU build: memory for KV a worker."""
+    ram_gib: PositiveFloat = 2.0
+    """The RAM tier, in shared memory."""
+    max_sequences: Positive = 8
+    worker_args: tuple[str, ...] = ()
+    """More flags for vLLM."""

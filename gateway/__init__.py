@@ -1,0 +1,1 @@
+"""Speaks and wires: HTTP, tenants, configuration, the course of a question and the object graph."""

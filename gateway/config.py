@@ -1,0 +1,158 @@
+"""The configuration: one YAML file into frozen structs. The one place that reads files and environment for settings.
+
+Unknown fields are refused and every problem is reported at once, with the file, the path in it and what is
+allowed. Secrets never stand in the YAML: they come from a file or the environment. See `configs/demo.yaml`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from backends.settings import LocalEngine, Model, Name, Port, Positive, PositiveFloat, Section
+from gateway import strict_yaml
+from gateway.strict_yaml import ConfigError
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/\s]+(/[^\s]*)?$")]
+
+SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a secret
+MIN_SECRET_BYTES = 32
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    max_body_mib: Positive = 16
+
+
+class RemoteWorker(Section):
+    name: Name
+    url: HttpUrl
+
+
+class RemoteKVServer(Section):
+    url: HttpUrl
+    disk_path: Path | None = None
+    """The disk tier's folder, where this machine can see it."""
+
+
+class Engine(Section):
+    """Either `local`, or `workers` (and `kv_server`) that somebody else runs."""
+
+    chunk_tokens: Positive = 256
+    local: LocalEngine | None = None
+    workers: tuple[RemoteWorker, ...] = ()
+    kv_server: RemoteKVServer | None = None
+    check_interval_s: PositiveFloat = 2.0
+    stall_timeout_s: PositiveFloat = 120.0
+    """A worker that sends nothing for this long in the middle of an answer has failed."""
+
+    def __post_init__(self) -> None:
+        if (self.local is None) == (not self.workers):
+            raise ValueError("give either `local` or `workers`, not both and not neither")
+        if self.local is not None and self.kv_server is not None:
+            raise ValueError("`kv_server` goes with `workers`; `local` starts its own")
+
+
+class Embedding(Section):
+    model: str
+    """A sentence-transformers folder, or `package:NAME` for a model that a Python package ships."""
+
+
+class Routing(Section):
+    min_score: Share = 0.35
+    """Below it: no match."""
+    margin: Share = 0.03
+    """The best document must lead the second by this much, else the question is ambiguous."""
+
+
+class Ingestion(Section):
+    segment_target_s: PositiveFloat = 0.5
+    """A reading hands the worker back to live questions about this often."""
+    answer_reserve_tokens: Positive = 1024
+    """Context kept free for the question and the answer: a longer document is refused."""
+
+
+class Telemetry(Section):
+    otlp_endpoint: HttpUrl | None = None
+    """An OpenTelemetry collector's base URL (OTLP over HTTP), e.g. http://127.0.0.1:4318."""
+    log_level: str = "info"
+
+
+class Config(Section):
+    data_path: Path
+    """Database, server secret, logs: everything the gateway keeps."""
+    model: Model
+    engine: Engine
+    embedding: Embedding | None = None
+    """Absent: routing is lexical only."""
+    server: Server = Server()
+    database_url: str | None = None
+    """SQLAlchemy URL; by default SQLite in `data_path`. Its password may be given as ${VARIABLE}."""
+    catalog: Path | None = None
+    """A catalog.yaml, applied at start and whenever it changes."""
+    routing: Routing = Routing()
+    ingestion: Ingestion = Ingestion()
+    telemetry: Telemetry = Telemetry()
+    allow_cache_bypass: bool = False
+    """Honour a request's `cache-control: no-cache` (answered with no KV reused and none kept): to compare warm with cold."""
+
+
+
+    @property
+    def secret_path(self) -> Path:
+        return self.data_path / "secret"
+
+
+def load(path: Path) -> Config:
+    """The configuration of this file. Raises ConfigError with every problem in it."""
+    return strict_yaml.read(path, Config)
+
+
+def database_url(config: Config, environment: Mapping[str, str] = os.environ) -> str:
+    """The SQLAlchemy URL, with each ${VARIABLE} taken from the environment. Raises ConfigError for a missing one."""
+    if config.database_url is None:
+        return f"sqlite+aiosqlite:///{config.data_path / 'kvshelf.db'}"
+
+    def variable(match: re.Match[str]) -> str:
+        value = environment.get(match[1])
+        if value is None:
+            raise ConfigError([f"`database_url` names the environment variable {match[1]}, which is not set"])
+        return value
+
+    return re.sub(r"\$\{(\w+)\}", variable, config.database_url)
+
+
+def server_secret(config: Config, environment: Mapping[str, str] = os.environ) -> bytes:
+    """The secret behind key hashes and cache salts: from KVSHELF_SECRET, else from the data folder's file.
+
+    The file is made at the first start, readable by its owner alone. Raises ConfigError for a weak or exposed one.
+    Whoever changes it makes every key and every cached document unreachable.
+    """
+    given = environment.get(SECRET_VARIABLE)
+    if given is not None:
+        return _strong(given.encode(), SECRET_VARIABLE)
+    path = config.secret_path
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise ConfigError([f"{path}: others can read the server's secret; mend it with: chmod 600 {path}"])
+    return _strong(path.read_bytes().strip(), str(path))
+
+
+def _strong(secret: bytes, where: str) -> bytes:
+    if len(secret) < MIN_SECRET_BYTES or len(set(secret)) < 8:
+        raise ConfigError([f"{where}: too weak; use at least {MIN_SECRET_BYTES} random characters, e.g. from: openssl rand -hex 32"])
+    return secret

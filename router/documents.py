@@ -1,0 +1,160 @@
+"""The catalog's values: documents, their versions, and an immutable snapshot of all of them.
+
+Owns the vocabulary (see the README) and who sees what. Must not do I/O; the database's rows become these
+values in `backends/store`, changes are made by `gateway/documents.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NewType
+
+import msgspec
+
+from router.errors import InvalidRequest, NotFound
+
+TenantId = NewType("TenantId", str)
+Owner = NewType("Owner", str)
+DocumentId = NewType("DocumentId", str)
+VersionId = NewType("VersionId", str)
+Salt = NewType("Salt", str)
+
+SHARED = Owner("*")
+"""The owner of documents that every tenant may ask. No tenant can be called this: `ID_PATTERN` has no `*`."""
+
+ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+"""What documents and tenants may be called: safe in a URL, a log line and a metric's label."""
+
+
+class VersionState(StrEnum):
+    PENDING = "pending"
+    READING = "reading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Descriptor(msgspec.Struct, frozen=True):
+    """What routing is told of a document by people; passages come from the text itself (`router/descriptors.py`)."""
+
+    title: str
+    summary: str = ""
+    tags: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """One content of a document, as one engine reads it.
+
+    `prefix_tokens` counts the whole padded prefix (a multiple of the chunk size), `document_tokens` the
+    document's own text; `read_tokens` is how much of the prefix has been prefilled so far.
+    """
+
+    id: VersionId
+    digest: str
+    fingerprint: str
+    salt: Salt
+    document_tokens: int
+    prefix_tokens: int
+    state: VersionState = VersionState.PENDING
+    read_tokens: int = 0
+    error: str | None = None
+    created_at: float = 0.0
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """A document: `current` is the version that answers, `incoming` the one being read to replace it."""
+
+    owner: Owner
+    id: DocumentId
+    descriptor: Descriptor
+    source: str = "api"
+    current: Version | None = None
+    incoming: Version | None = None
+    created_at: float = 0.0
+    updated_at: float = 0.0
+
+    @property
+    def answering(self) -> Version | None:
+        """The version to ask now: the ready one, else the one being read (its unread part is prefilled by the question)."""
+        return self.current or self.incoming
+
+
+Key = tuple[Owner, DocumentId]
+
+
+class Catalog:
+    """An immutable snapshot of every document. Changing it makes another one."""
+
+    __slots__ = ("_documents", "generation")
+
+    def __init__(self, documents: Iterable[Document] = (), *, generation: int = 0) -> None:
+        self._documents: Mapping[Key, Document] = MappingProxyType({(d.owner, d.id): d for d in documents})
+        self.generation = generation
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __iter__(self) -> Iterator[Document]:
+        return iter(self._documents.values())
+
+    def __repr__(self) -> str:
+        return f"<Catalog {self.generation}: {len(self)} documents>"
+
+    def get(self, owner: Owner, document_id: DocumentId) -> Document | None:
+        return self._documents.get((owner, document_id))
+
+    def visible_to(self, tenant: TenantId) -> tuple[Document, ...]:
+        """The tenant's own documents and the shared ones that none of its own stands before, in a stable order."""
+        own = Owner(tenant)
+        seen = [d for d in self if d.owner == own or (d.owner == SHARED and (own, d.id) not in self._documents)]
+        return tuple(sorted(seen, key=lambda d: d.id))
+
+    def find(self, tenant: TenantId, document_id: str) -> Document:
+        """The tenant's own document of this id, else the shared one.
+
+        Raises NotFound with the same words whether it does not exist or belongs to somebody else.
+        """
+        found = self.get(Owner(tenant), DocumentId(document_id)) or self.get(SHARED, DocumentId(document_id))
+        if found is None:
+            raise NotFound(f"No document {document_id!r} in your catalog. GET /v1/documents lists what you may ask.", param="document")
+        return found
+
+    def with_document(self, document: Document) -> Catalog:
+        return Catalog([*(d for d in self if (d.owner, d.id) != (document.owner, document.id)), document], generation=self.generation + 1)
+
+    def without(self, owner: Owner, document_id: DocumentId) -> Catalog:
+        return Catalog((d for d in self if (d.owner, d.id) != (owner, document_id)), generation=self.generation + 1)
+
+
+def check_id(value: str, *, what: str = "document") -> str:
+    """`value`, if it can be an id. Raises InvalidRequest that says what an id may be."""
+    if not ID_PATTERN.fullmatch(value):
+        raise InvalidRequest(
+            f"{value[:120]!r} can't be a {what} id: use 1 to 100 of a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit.",
+            param="id",
+        )
+    return value
+
+
+def slug(title: str) -> str:
+    """An id made from a title or file name; empty where nothing usable is left."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80].strip("-")
+
+
+def content_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def version_salt(secret: bytes, owner: Owner, document_id: DocumentId, digest: str, fingerprint: str) -> Salt:
+    """The engine's `cache_salt` of a version: hex HMAC-SHA256 over owner, document, content and engine.
+
+    A salt of its own for each version isolates tenants, and any change of content or engine makes the old KV
+    unreachable. The fields can't run into one another: NUL occurs in none of them.
+    """
+    message = "\0".join((owner, document_id, digest, fingerprint)).encode()
+    return Salt(hmac.new(secret, message, hashlib.sha256).hexdigest())
