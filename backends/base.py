@@ -5,7 +5,7 @@ The real ones live beside this file; fakes with the same contract live in `tests
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.documents import Document, DocumentId, Owner, Salt, TenantId, Version, VersionId
+from router.residency import Held
 
 Vectors = NDArray[np.float32]
 """Embeddings, shape (texts, dimensions), each row of length 1."""
@@ -77,16 +78,19 @@ class KVServer(Protocol):
         """None if the server is healthy, else why not."""
         ...
 
-    async def ram_bytes(self, salt: Salt) -> int:
-        """Bytes of this salt's KV in RAM now; 0 if the server can't be asked."""
+    async def held(self, ids: Sequence[int], salt: Salt) -> Held:
+        """How much of the prefix `ids` (a multiple of the chunk size long) is in RAM and on disk now.
+
+        What can't be found out counts as absent.
+        """
         ...
 
-    async def chunks_on_disk(self, ids: Sequence[int], salt: Salt) -> tuple[int, int]:
-        """(chunks of the prefix that are stored, all its chunks). `ids` is a multiple of the chunk size long."""
+    async def stored(self, ids: Sequence[int], salt: Salt) -> bool:
+        """Whether the whole prefix is where it outlives the engine: on disk, or in RAM where the disk can't be seen."""
         ...
 
     async def delete(self, ids: Sequence[int], salt: Salt) -> None:
-        """Remove the prefix's chunks from RAM and disk. Absent ones are no error."""
+        """Remove the prefix from RAM and disk. Raises OSError where that failed; absent chunks are no error."""
         ...
 
 
@@ -185,5 +189,3 @@ class Store(Protocol):
     async def revoke_key(self, public_id: str, at: float) -> bool:
         """False if there is no such key."""
         ...
-
-

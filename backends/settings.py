@@ -14,11 +14,7 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A mapping in the configuration file."""
-
-
-class Model(Section):
+class Model(msgspec.Struct, frozen=True):
     """The language model, as the workers serve it. `path` is a Hugging Face folder: the gateway needs its tokenizer."""
 
     name: Name
@@ -29,7 +25,7 @@ class Model(Section):
     """Names the weights where `path` has none (workers elsewhere). Part of the engine fingerprint."""
 
 
-class LocalEngine(Section):
+class LocalEngine(msgspec.Struct, frozen=True):
     """An engine on this machine, started and watched by `kvshelf up`."""
 
     python: Path

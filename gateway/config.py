@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from backends.settings import LocalEngine, Model, Name, Port, Positive, PositiveFloat, Section
+from backends.settings import LocalEngine, Model, Name, Port, Positive, PositiveFloat
 from gateway import strict_yaml
 from gateway.strict_yaml import ConfigError
 
@@ -28,24 +28,24 @@ SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a se
 MIN_SECRET_BYTES = 32
 
 
-class Server(Section):
+class Server(msgspec.Struct, frozen=True):
     host: str = "127.0.0.1"
     port: Port = 8000
     max_body_mib: Positive = 16
 
 
-class RemoteWorker(Section):
+class RemoteWorker(msgspec.Struct, frozen=True):
     name: Name
     url: HttpUrl
 
 
-class RemoteKVServer(Section):
+class RemoteKVServer(msgspec.Struct, frozen=True):
     url: HttpUrl
     disk_path: Path | None = None
     """The disk tier's folder, where this machine can see it."""
 
 
-class Engine(Section):
+class Engine(msgspec.Struct, frozen=True):
     """Either `local`, or `workers` (and `kv_server`) that somebody else runs."""
 
     chunk_tokens: Positive = 256
@@ -53,6 +53,10 @@ class Engine(Section):
     workers: tuple[RemoteWorker, ...] = ()
     kv_server: RemoteKVServer | None = None
     check_interval_s: PositiveFloat = 2.0
+    capacity: Positive = 64
+    """Questions under way on one worker; more are refused at once with 503 and `retry-after`."""
+    kv_events: str | None = None
+    """Where workers elsewhere publish their KV events, e.g. tcp://10.0.0.5:5557: the gateway listens, they connect."""
     stall_timeout_s: PositiveFloat = 120.0
     """A worker that sends nothing for this long in the middle of an answer has failed."""
 
@@ -63,32 +67,32 @@ class Engine(Section):
             raise ValueError("`kv_server` goes with `workers`; `local` starts its own")
 
 
-class Embedding(Section):
+class Embedding(msgspec.Struct, frozen=True):
     model: str
     """A sentence-transformers folder, or `package:NAME` for a model that a Python package ships."""
 
 
-class Routing(Section):
+class Routing(msgspec.Struct, frozen=True):
     min_score: Share = 0.35
     """Below it: no match."""
     margin: Share = 0.03
     """The best document must lead the second by this much, else the question is ambiguous."""
 
 
-class Ingestion(Section):
+class Ingestion(msgspec.Struct, frozen=True):
     segment_target_s: PositiveFloat = 0.5
     """A reading hands the worker back to live questions about this often."""
     answer_reserve_tokens: Positive = 1024
     """Context kept free for the question and the answer: a longer document is refused."""
 
 
-class Telemetry(Section):
+class Telemetry(msgspec.Struct, frozen=True):
     otlp_endpoint: HttpUrl | None = None
     """An OpenTelemetry collector's base URL (OTLP over HTTP), e.g. http://127.0.0.1:4318."""
     log_level: str = "info"
 
 
-class Config(Section):
+class Config(msgspec.Struct, frozen=True):
     data_path: Path
     """Database, server secret, logs: everything the gateway keeps."""
     model: Model
@@ -105,8 +109,6 @@ class Config(Section):
     telemetry: Telemetry = Telemetry()
     allow_cache_bypass: bool = False
     """Honour a request's `cache-control: no-cache` (answered with no KV reused and none kept): to compare warm with cold."""
-
-
 
     @property
     def secret_path(self) -> Path:
@@ -154,5 +156,7 @@ def server_secret(config: Config, environment: Mapping[str, str] = os.environ) -
 
 def _strong(secret: bytes, where: str) -> bytes:
     if len(secret) < MIN_SECRET_BYTES or len(set(secret)) < 8:
-        raise ConfigError([f"{where}: too weak; use at least {MIN_SECRET_BYTES} random characters, e.g. from: openssl rand -hex 32"])
+        raise ConfigError(
+            [f"{where}: too weak; use at least {MIN_SECRET_BYTES} random characters, e.g. from: openssl rand -hex 32"]
+        )
     return secret

@@ -121,11 +121,15 @@ class Catalog:
         """
         found = self.get(Owner(tenant), DocumentId(document_id)) or self.get(SHARED, DocumentId(document_id))
         if found is None:
-            raise NotFound(f"No document {document_id!r} in your catalog. GET /v1/documents lists what you may ask.", param="document")
+            raise NotFound(
+                f"No document {document_id!r} in your catalog. GET /v1/documents lists what you may ask.", param="document"
+            )
         return found
 
     def with_document(self, document: Document) -> Catalog:
-        return Catalog([*(d for d in self if (d.owner, d.id) != (document.owner, document.id)), document], generation=self.generation + 1)
+        return Catalog(
+            [*(d for d in self if (d.owner, d.id) != (document.owner, document.id)), document], generation=self.generation + 1
+        )
 
     def without(self, owner: Owner, document_id: DocumentId) -> Catalog:
         return Catalog((d for d in self if (d.owner, d.id) != (owner, document_id)), generation=self.generation + 1)

@@ -68,3 +68,9 @@ class EngineFailed(KvshelfError):
     def __init__(self, message: str, *, started: bool = False) -> None:
         super().__init__(message)
         self.started = started
+
+
+class StoreUnavailable(KvshelfError):
+    """The database can't be reached, is full or is not what this kvshelf can use. Nothing of the call was stored."""
+
+    code = "store_unavailable"

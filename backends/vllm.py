@@ -1,0 +1,148 @@
+"""A vLLM worker over HTTP: one question in, a stream of deltas out.
+
+Owns the wire format of vLLM's completions and the border at which its failures become ours. Chooses nothing and
+retries nothing: that is the caller's, who knows whether a token has been sent on already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import aiohttp
+import msgspec
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
+
+from backends.base import Delta, TokenLogprobs, Usage
+from router.errors import EngineFailed, EngineUnavailable
+
+CONNECT_TIMEOUT_S = 2.0
+CHECK_TIMEOUT_S = 2.0
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: str = ""
+    finish_reason: str | None = None
+    logprobs: TokenLogprobs | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str = "unknown error"
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: _Error | None = None
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class VllmWorker:
+    def __init__(self, name: str, url: str, session: aiohttp.ClientSession, *, stall_timeout_s: float = 120.0) -> None:
+        """`session` is shared and stays the caller's. `stall_timeout_s`: the longest silence within an answer."""
+        self.name = name
+        self._url = url.rstrip("/")
+        self._session = session
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=stall_timeout_s)
+
+    def __repr__(self) -> str:
+        return f"<VllmWorker {self.name} {self._url}>"
+
+    @asynccontextmanager
+    async def complete(self, body: Sequence[bytes]) -> AsyncIterator[AsyncIterator[Delta]]:
+        try:
+            response = await self._session.post(f"{self._url}/v1/completions", data=_Spliced(body), timeout=self._timeout)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise EngineUnavailable(f"Worker {self.name} can't be reached ({_words(error)}).") from error
+        try:
+            if response.status != 200:
+                raise await self._refusal(response)
+            yield self._deltas(response)
+        finally:
+            # Not `release`: an unread rest means that vLLM is still generating, and closing is how it learns.
+            response.close()
+
+    async def _deltas(self, response: aiohttp.ClientResponse) -> AsyncIterator[Delta]:
+        started = done = False
+        try:
+            async for line in response.content:
+                if not line.startswith(b"data:"):
+                    continue
+                data = line[5:].strip()
+                if data == b"[DONE]":
+                    done = True
+                    break
+                delta = self._delta(data, started=started)
+                started = started or bool(delta.text)
+                yield delta
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise EngineFailed(f"Worker {self.name} broke off ({_words(error)}).", started=started) from error
+        if not done:
+            raise EngineFailed(f"Worker {self.name} ended its answer early.", started=started)
+
+    def _delta(self, data: bytes, *, started: bool) -> Delta:
+        try:
+            chunk = _decode_chunk(data)
+        except msgspec.MsgspecError as error:
+            raise EngineFailed(f"Worker {self.name} sent something unreadable ({error}).", started=started) from error
+        if chunk.error is not None:
+            raise EngineFailed(f"Worker {self.name} failed: {chunk.error.message}", started=started)
+        usage = None
+        if chunk.usage is not None:
+            details = chunk.usage.prompt_tokens_details
+            cached = (details.cached_tokens or 0) if details else 0
+            usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens or 0, cached)
+        if not chunk.choices:
+            return Delta(usage=usage)
+        choice = chunk.choices[0]
+        return Delta(choice.text, choice.finish_reason, choice.logprobs, usage)
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> EngineUnavailable | EngineFailed:
+        text = (await response.content.read(4096)).decode(errors="replace")
+        try:
+            words = msgspec.json.decode(text, type=dict[str, _Error]).get("error", _Error(text)).message
+        except msgspec.MsgspecError:
+            words = text.strip()[:300]
+        if response.status in (429, 502, 503, 504):
+            return EngineUnavailable(f"Worker {self.name} refuses work now ({response.status}): {words}")
+        return EngineFailed(f"Worker {self.name} answered {response.status}: {words}")
+
+    async def check(self) -> str | None:
+        try:
+            async with self._session.get(f"{self._url}/health", timeout=aiohttp.ClientTimeout(total=CHECK_TIMEOUT_S)) as response:
+                return None if response.status == 200 else f"its /health answers {response.status}"
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            return f"can't be reached at {self._url} ({_words(error)})"
+
+
+class _Spliced(Payload):
+    """A JSON body in parts, written one after another: a stored prefix is never copied."""
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        super().__init__(parts, content_type="application/json")
+        self._parts = parts
+        self._size = sum(map(len, parts))
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for part in self._parts:
+            await writer.write(part)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return b"".join(self._parts).decode(encoding, errors)
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,51 @@
+"""The few ASGI moves that the hot path makes by itself: reading a bounded body, noticing that the client left, sending in time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from litestar.types import Receive, Scope, Send
+
+from router.errors import InvalidRequest
+
+SEND_STALL_S = 60.0
+"""A client that takes nothing for this long is let go."""
+
+
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body. Raises InvalidRequest for one over `limit` bytes, before it is all here."""
+    body = b""
+    while True:
+        message: Any = await receive()
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise InvalidRequest(f"The body is over {limit} bytes. Documents are added with POST /v1/documents and then named.")
+        if not message.get("more_body"):
+            return body
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return once the client is gone. Only after the body was read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def send_in_time(send: Send, message: Any) -> None:
+    """Send one message. A client that has stopped reading is as good as gone: CancelledError."""
+    try:
+        async with asyncio.timeout(SEND_STALL_S):
+            await send(message)
+    except TimeoutError:
+        raise asyncio.CancelledError from None
+
+
+def no_cache(scope: Scope) -> bool:
+    """Whether the request asks for an answer with no KV reused."""
+    return any(name == b"cache-control" and b"no-cache" in value for name, value in scope["headers"])
+
+
+def entity(media_type: str, length: int) -> list[tuple[bytes, bytes]]:
+    return [(b"content-type", media_type.encode()), (b"content-length", str(length).encode())]

@@ -1,0 +1,246 @@
+"""The course of a question. The hot path: a raw ASGI handler, since a client that leaves must stop the engine at once.
+
+1. The key gave a Principal (`gateway/auth.py`).
+2. The body is parsed; what is not supported is refused by name.
+3. The document: named, or found by the classifier, among what the tenant may see.
+4. The question is laid out behind the version's stored prefix; what does not fit the context is refused.
+5. A worker is picked and the version leased; the body is spliced and sent.
+6. Nothing is sent to the client before the first delta: until then a failed worker is replaced once, after it a
+   failure is one error event. The answer is streamed, or gathered.
+7. Whatever happens, the lease is given back and the span and metrics are written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import structlog
+from litestar.exceptions import MethodNotAllowedException
+from litestar.types import Receive, Scope, Send
+
+from backends.base import Delta, KVServer, Worker
+from gateway.asgi import disconnected, entity, no_cache, read_body, send_in_time
+from gateway.auth import Principal
+from gateway.chat_api import ChatRequest, Shaper, parse
+from gateway.classifier import Classifier
+from gateway.course import Chosen, Course
+from gateway.documents import Reading, Shelf
+from gateway.errors import JSON, NotReady, Unrouted, envelope
+from gateway.pool import WorkerPool
+from gateway.prefixes import PrefixCache, PreparedPrefix
+from observability import telemetry as names
+from observability.telemetry import Telemetry
+from router.documents import Salt, Version, VersionState
+from router.errors import EngineFailed, EngineUnavailable, InvalidRequest, KvshelfError, NotFound
+from router.matching import Ambiguous, NoMatch, Route
+from router.prompts import answer_tokens, suffix_ids
+from router.residency import Ledger, Tier
+from router.upstream import body
+
+log = structlog.get_logger("chat")
+
+LONG_CHARACTERS = 20_000
+"""Messages longer than this are tokenized off the event loop."""
+
+
+class ChatHandler:
+    def __init__(
+        self,
+        shelf: Shelf,
+        classifier: Classifier,
+        pool: WorkerPool,
+        prefixes: PrefixCache,
+        ledger: Ledger,
+        kv_server: KVServer | None,
+        reading: Reading,
+        telemetry: Telemetry,
+        *,
+        model: str,
+        max_body_bytes: int,
+        allow_cache_bypass: bool,
+    ) -> None:
+        self._shelf = shelf
+        self._classifier = classifier
+        self._pool = pool
+        self._prefixes = prefixes
+        self._ledger = ledger
+        self._kv_server = kv_server
+        self._reading = reading
+        self._telemetry = telemetry
+        self._model = model
+        self._max_body_bytes = max_body_bytes
+        self._allow_cache_bypass = allow_cache_bypass
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer `POST /v1/chat/completions`. Raises KvshelfError for whatever goes wrong before the first delta."""
+        if scope.get("method") != "POST":
+            raise MethodNotAllowedException(headers={"allow": "POST"})
+        principal: Principal = scope["auth"]
+        principal.need("ask")
+        raw = await read_body(receive, self._max_body_bytes)
+        with self._telemetry.tracer.start_as_current_span(names.QUESTION_SPAN) as span:
+            course = Course(span)
+            answering = asyncio.ensure_future(self._answer(principal, raw, no_cache(scope), course, send))
+            gone = asyncio.ensure_future(disconnected(receive))
+            try:
+                await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    course.outcome = "client_gone"
+                    answering.cancel()
+                    await asyncio.wait((answering,))
+                if not answering.cancelled():
+                    answering.result()
+            finally:
+                for task in (answering, gone):
+                    task.cancel()
+                await asyncio.gather(answering, gone, return_exceptions=True)
+                course.report(self._telemetry, principal.tenant)
+
+    async def _answer(self, principal: Principal, raw: bytes, bypass: bool, course: Course, send: Send) -> None:
+        request = parse(raw)
+        if request.model not in (None, self._model):
+            raise NotFound(f"There is no model {request.model!r}; this gateway serves {self._model!r}.", param="model")
+        chosen = course.chosen = await self._choose(principal, request)
+        if bypass and not self._allow_cache_bypass:
+            raise InvalidRequest("`cache-control: no-cache` is not allowed here (`allow_cache_bypass` in the configuration).")
+        self._ledger.lease(chosen.version.id)
+        try:
+            prefix = await self._prefixes.get(chosen.version)
+            async with self._deltas(request, chosen, prefix, bypass, course) as deltas:
+                await self._send_answer(request, chosen, deltas, course, send)
+            course.outcome = "ok"
+        finally:
+            self._ledger.release(chosen.version.id)
+
+    async def _choose(self, principal: Principal, request: ChatRequest) -> Chosen:
+        """The document and the version that answers. Raises NotFound, Unrouted or NotReady."""
+        score: float | None = None
+        if request.document is not None:
+            document = self._shelf.catalog.find(principal.tenant, request.document)
+        else:
+            decision = await self._classifier.find(self._shelf.catalog, principal.tenant, request.question)
+            if not isinstance(decision, Route):
+                raise _unrouted(decision)
+            document, score = self._shelf.catalog.find(principal.tenant, decision.document), decision.score
+        if document.current is not None:
+            return Chosen(document, document.current, score)
+        version = document.incoming
+        if version is None or version.state is VersionState.FAILED:
+            why = version.error if version is not None else "it has no content"
+            raise NotReady(
+                f"Document {document.id!r} could not be read: {why}", job=version.id if version else "", retry_after_s=60
+            )
+        raise NotReady(
+            f"Document {document.id!r} is being read ({version.read_tokens} of {version.prefix_tokens} tokens).",
+            job=version.id,
+            retry_after_s=2,
+        )
+
+    @asynccontextmanager
+    async def _deltas(
+        self, request: ChatRequest, chosen: Chosen, prefix: PreparedPrefix, bypass: bool, course: Course
+    ) -> AsyncIterator[AsyncIterator[Delta]]:
+        """The answer's deltas from the first on: a worker that fails before it is replaced once."""
+        parts = await self._body(request, chosen.version, prefix, bypass)
+        avoid: frozenset[str] = frozenset()
+        while True:
+            worker = course.worker = self._pool.pick(chosen.version, avoid=avoid)
+            course.tier = Tier.NONE if bypass else await self._tier(chosen.version, prefix, worker)
+            with self._pool.slot(worker):
+                try:
+                    async with worker.complete(parts) as deltas:
+                        with self._pool.waiting(worker):
+                            first = await anext(deltas, None)
+                        if first is None:
+                            raise EngineFailed(f"Worker {worker.name} answered nothing.")
+                        course.first_token()
+                        yield _chained(first, deltas)
+                        return
+                except (EngineUnavailable, EngineFailed) as error:
+                    if isinstance(error, EngineUnavailable):
+                        self._pool.failed(worker, str(error))
+                    if course.first_token_s is not None or avoid or len(self._pool) < 2:
+                        raise
+                    avoid = frozenset({worker.name})
+                    self._telemetry.retries.add(1)
+                    log.info("question_retried", worker=worker.name, error=str(error))
+
+    async def _body(self, request: ChatRequest, version: Version, prefix: PreparedPrefix, bypass: bool) -> tuple[bytes, bytes]:
+        turns, system = request.turns, request.system
+        if sum(len(turn["content"]) for turn in turns) + len(system) > LONG_CHARACTERS:
+            suffix = await asyncio.to_thread(suffix_ids, self._reading.layout, self._reading.tokenizer, turns, system)
+        else:
+            suffix = suffix_ids(self._reading.layout, self._reading.tokenizer, turns, system)
+        tokens = answer_tokens(
+            prefix=version.prefix_tokens, suffix=len(suffix), context=self._reading.context_tokens, asked=request.answer_tokens
+        )
+        # A salt of its own meets no KV, and nothing of it is kept beyond the worker.
+        salt, keep = (Salt(secrets.token_hex(32)), 0) if bypass else (version.salt, version.prefix_tokens)
+        return body(prefix.opening, suffix, salt=salt, keep_tokens=keep, max_tokens=tokens, sampling=request.sampling)
+
+    async def _tier(self, version: Version, prefix: PreparedPrefix, worker: Worker) -> Tier:
+        """Where the prefix will come from. The host is asked only where the worker does not hold it all."""
+        if self._kv_server is not None and self._ledger.gpu_share(version, worker.name) < 1:
+            self._ledger.observe_host(version.salt, await self._kv_server.held(prefix.ids, version.salt))
+        return self._ledger.tier(version, worker.name)
+
+    async def _send_answer(
+        self, request: ChatRequest, chosen: Chosen, deltas: AsyncIterator[Delta], course: Course, send: Send
+    ) -> None:
+        shaper = Shaper(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._model)
+        headers = [
+            (b"x-document-id", chosen.document.id.encode()),
+            (b"x-cache-tier", course.tier.value.encode()),
+            (b"x-worker", course.worker.name.encode() if course.worker else b""),
+        ]
+        if chosen.score is not None:
+            headers.append((b"x-route-score", f"{chosen.score:.4f}".encode()))
+        if not request.stream:
+            gathered = [delta async for delta in deltas]
+            course.usage = next((d.usage for d in reversed(gathered) if d.usage), course.usage)
+            payload = shaper.whole(gathered, course.usage)
+            await send_in_time(
+                send, {"type": "http.response.start", "status": 200, "headers": [*headers, *entity(JSON, len(payload))]}
+            )
+            await send_in_time(send, {"type": "http.response.body", "body": payload, "more_body": False})
+            return
+        headers.append((b"cache-control", b"no-cache"))
+        await send_in_time(
+            send, {"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-type", b"text/event-stream")]}
+        )
+        await send_in_time(send, {"type": "http.response.body", "body": shaper.opening(), "more_body": True})
+        try:
+            async for delta in deltas:
+                course.usage = delta.usage or course.usage
+                if delta.text or delta.finish_reason:
+                    await send_in_time(send, {"type": "http.response.body", "body": shaper.chunk(delta), "more_body": True})
+        except KvshelfError as error:
+            # The status line is gone: one event says it, and no [DONE] follows.
+            course.outcome = "broken_off"
+            log.warning("answer_broken_off", document=chosen.document.id, error=str(error))
+            event = b"data: " + msgspec.json.encode(envelope(error)) + b"\n\n"
+            await send_in_time(send, {"type": "http.response.body", "body": event, "more_body": False})
+            return
+        include_usage = request.stream_options is not None and request.stream_options.include_usage
+        ending = (shaper.usage(course.usage) if include_usage else b"") + shaper.end()
+        await send_in_time(send, {"type": "http.response.body", "body": ending, "more_body": False})
+
+
+def _unrouted(decision: Ambiguous | NoMatch) -> Unrouted:
+    candidates = [{"document": m.document, "title": m.title, "score": m.score} for m in decision.candidates]
+    if isinstance(decision, Ambiguous):
+        words = "Several documents fit this question about equally. Name one of the candidates in `document`."
+        return Unrouted(words, code="document_ambiguous", candidates=candidates)
+    words = "No document fits this question well enough. Name one in `document` if you know which it is about."
+    return Unrouted(words, code="document_not_found", candidates=candidates)
+
+
+async def _chained(first: Delta, rest: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
+    yield first
+    async for delta in rest:
+        yield delta

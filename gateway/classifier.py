@@ -1,0 +1,129 @@
+"""Finds the document a question is about, among those that its tenant may see.
+
+Keeps what stands for each version (texts and vectors) and one index a tenant's view, rebuilt when the view changes
+and never shared between tenants. Scoring and deciding are `router/matching.py`'s; without an embedding model, or
+while it fails, matching is lexical alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from backends.base import Embedder, Store
+from backends.lexical import LexicalIndex
+from observability.telemetry import OUTCOME, Telemetry
+from router.descriptors import routing_texts
+from router.documents import Catalog, Descriptor, Document, TenantId, VersionId
+from router.errors import KvshelfError
+from router.matching import Decision, NoMatch, decide, dense_scores, fuse
+
+log = structlog.get_logger("classifier")
+
+
+class _Features(msgspec.Struct, frozen=True):
+    texts: tuple[str, ...]
+    vectors: NDArray[np.float32] | None
+
+
+class _Index(msgspec.Struct, frozen=True):
+    documents: tuple[Document, ...]
+    versions: tuple[VersionId, ...]
+    lexical: LexicalIndex
+    vectors: NDArray[np.float32] | None
+    starts: NDArray[np.intp]
+
+
+class Classifier:
+    def __init__(self, store: Store, embedder: Embedder | None, telemetry: Telemetry, *, min_score: float, margin: float) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._telemetry = telemetry
+        self._min_score = min_score
+        self._margin = margin
+        self._features: dict[VersionId, _Features] = {}
+        self._indexes: dict[TenantId, _Index] = {}
+        self._building = asyncio.Lock()
+
+    async def learn(self, version_id: VersionId, descriptor: Descriptor, text: str) -> None:
+        """Take a version in, or its changed descriptor. Embeds what is not embedded yet; stores the vectors."""
+        texts = routing_texts(descriptor, text)
+        vectors = await self._embed(texts)
+        if vectors is not None:
+            await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
+        self._features[version_id] = _Features(texts, vectors)
+        self._indexes.clear()
+
+    async def recall(self, version_id: VersionId, descriptor: Descriptor) -> None:
+        """Take a stored version in, with its stored vectors where they fit the embedding model and the texts."""
+        content = await self._store.content(version_id)
+        texts = routing_texts(descriptor, content.text)
+        vectors = np.frombuffer(content.vectors, dtype=np.float16).astype(np.float32)
+        if self._embedder is not None and (
+            content.embedder != self._embedder_name or not vectors.size or vectors.size % len(texts)
+        ):
+            await self.learn(version_id, descriptor, content.text)
+            return
+        self._features[version_id] = _Features(texts, vectors.reshape(len(texts), -1) if self._embedder else None)
+        self._indexes.clear()
+
+    def forget(self, version_id: VersionId) -> None:
+        self._features.pop(version_id, None)
+        self._indexes.clear()
+
+    async def find(self, catalog: Catalog, tenant: TenantId, question: str) -> Decision:
+        """What to do with a question that names no document."""
+        started = time.perf_counter()
+        index = await self._index(catalog, tenant)
+        decision: Decision = NoMatch(())
+        if index.documents:
+            dense = None
+            if index.vectors is not None and (vectors := await self._embed((question,))) is not None:
+                dense = dense_scores(vectors[0], index.vectors, index.starts)
+            scores = fuse(dense, index.lexical.scores(question))
+            decision = decide(index.documents, scores, min_score=self._min_score, margin=self._margin)
+        self._telemetry.routing_time.record(time.perf_counter() - started)
+        self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag)})
+        return decision
+
+    async def _index(self, catalog: Catalog, tenant: TenantId) -> _Index:
+        """The tenant's index. Documents take part once a version of theirs can answer."""
+        visible = [d for d in catalog.visible_to(tenant) if d.current is not None and d.current.id in self._features]
+        versions = tuple(d.current.id for d in visible if d.current is not None)
+        known = self._indexes.get(tenant)
+        if known is not None and known.versions == versions:
+            return known
+        async with self._building:
+            index = await asyncio.to_thread(_build, tuple(visible), versions, [self._features[version] for version in versions])
+            self._indexes[tenant] = index
+            return index
+
+    async def _embed(self, texts: tuple[str, ...]) -> NDArray[np.float32] | None:
+        if self._embedder is None:
+            return None
+        try:
+            return await self._embedder.embed(texts)
+        except (KvshelfError, RuntimeError) as error:
+            log.warning("embedding_failed", error=str(error), consequence="routing is lexical only")
+            return None
+
+    @property
+    def _embedder_name(self) -> str:
+        return self._embedder.name if self._embedder is not None else ""
+
+
+def _build(documents: tuple[Document, ...], versions: tuple[VersionId, ...], features: list[_Features]) -> _Index:
+    counts = [len(feature.texts) for feature in features]
+    vectors = [feature.vectors for feature in features if feature.vectors is not None]
+    return _Index(
+        documents,
+        versions,
+        LexicalIndex([feature.texts for feature in features]),
+        np.concatenate(vectors) if vectors and len(vectors) == len(features) else None,
+        np.cumsum([0, *counts][:-1]) if counts else np.zeros(0, dtype=np.intp),
+    )

@@ -1,0 +1,78 @@
+"""What is known of one question while it is answered, and what is told of it afterwards: one span and the metrics."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from opentelemetry.trace import Span, StatusCode
+
+from backends.base import Usage, Worker
+from observability import telemetry as names
+from observability.telemetry import Telemetry
+from router.documents import Document, TenantId, Version
+from router.residency import Tier
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """The document that answers. `score` is the classifier's, None where the document was named."""
+
+    document: Document
+    version: Version
+    score: float | None
+
+    @property
+    def routing(self) -> str:
+        return "named" if self.score is None else "found"
+
+
+class Course:
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.started = time.perf_counter()
+        self.chosen: Chosen | None = None
+        self.worker: Worker | None = None
+        self.tier = Tier.NONE
+        self.first_token_s: float | None = None
+        self.usage = Usage()
+        self.outcome = "error"
+
+    def first_token(self) -> None:
+        self.first_token_s = time.perf_counter() - self.started
+
+    def report(self, telemetry: Telemetry, tenant: TenantId) -> None:
+        """Write the span's attributes and the metrics, however the question ended."""
+        tier, routing = self.tier.value, self.chosen.routing if self.chosen else "none"
+        telemetry.questions.add(1, {names.ROUTING: routing, names.TIER: tier, names.OUTCOME: self.outcome})
+        telemetry.answer.record(time.perf_counter() - self.started, {names.OUTCOME: self.outcome})
+        span = self.span
+        span.set_attributes({names.TENANT: tenant, names.ROUTING: routing, names.TIER: tier, names.OUTCOME: self.outcome})
+        if self.chosen is not None:
+            span.set_attribute(names.DOCUMENT, self.chosen.document.id)
+            if self.chosen.score is not None:
+                span.set_attribute(names.SCORE, self.chosen.score)
+        if self.worker is not None:
+            span.set_attribute(names.WORKER, self.worker.name)
+        if self.first_token_s is not None:
+            telemetry.first_token.record(self.first_token_s, {names.TIER: tier})
+            span.set_attribute(names.FIRST_TOKEN_S, self.first_token_s)
+        self._report_usage(telemetry)
+        if self.outcome not in ("ok", "client_gone"):
+            span.set_status(StatusCode.ERROR)
+
+    def _report_usage(self, telemetry: Telemetry) -> None:
+        usage = self.usage
+        if not usage.prompt_tokens or self.chosen is None:
+            return
+        telemetry.prompt_tokens.add(usage.prompt_tokens)
+        telemetry.cached_tokens.add(usage.cached_tokens)
+        telemetry.completion_tokens.add(usage.completion_tokens)
+        self.span.set_attributes(
+            {
+                names.PROMPT_TOKENS: usage.prompt_tokens,
+                names.CACHED_TOKENS: usage.cached_tokens,
+                names.COMPLETION_TOKENS: usage.completion_tokens,
+            }
+        )
+        if (usage.cached_tokens >= self.chosen.version.prefix_tokens) != (self.tier is not Tier.NONE):
+            telemetry.tier_misbeliefs.add(1, {names.TIER: self.tier.value})

@@ -1,0 +1,220 @@
+"""The shelf: the catalog and everything that changes it. Each change is stored first and seen by all afterwards.
+
+Owns the snapshot that questions read (`catalog`) and the making of versions. Reading them is `gateway/ingestion.py`'s,
+clearing what nothing points to any more `gateway/reaper.py`'s; both are woken by `changed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from backends.base import Content, Store
+from gateway.classifier import Classifier
+from router.documents import (
+    Catalog,
+    Descriptor,
+    Document,
+    DocumentId,
+    Key,
+    Owner,
+    Version,
+    VersionId,
+    VersionState,
+    content_digest,
+    version_salt,
+)
+from router.errors import DocumentTooLong, InvalidRequest, NotFound
+from router.prompts import Prefix, PromptLayout, Tokenizer, clean_text, ids_to_bytes, prefix_of
+
+log = structlog.get_logger("documents")
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What every version is made by: the tokenizer and layout, the engine's fingerprint, and the limits (tokens)."""
+
+    tokenizer: Tokenizer
+    layout: PromptLayout
+    fingerprint: str
+    secret: bytes
+    context_tokens: int
+    reserve_tokens: int
+
+
+class Shelf:
+    def __init__(self, store: Store, classifier: Classifier, reading: Reading, *, now: Callable[[], float]) -> None:
+        self.catalog = Catalog()
+        self._store = store
+        self._classifier = classifier
+        self._reading = reading
+        self._now = now
+        self._locks: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._change = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Shelf {self.catalog!r}>"
+
+    async def changed(self) -> None:
+        """Return at the next change of the catalog, progress of readings included."""
+        await self._change.wait()
+
+    async def load(self) -> None:
+        """Take the stored catalog up. Versions of another engine or layout are made anew from their stored text."""
+        for document in await self._store.documents():
+            self._show(document)
+        for document in tuple(self.catalog):
+            version = document.incoming or document.current
+            if version is not None and version.fingerprint != self._reading.fingerprint:
+                text = (await self._store.content(version.id)).text
+                log.info("version_stale", document=document.id, reason="the engine's fingerprint changed")
+                self._show(replace(document, current=None, incoming=None))
+                await self.put(document.owner, document.id, text, document.descriptor, source=document.source)
+            elif document.current is not None:
+                await self._classifier.recall(document.current.id, document.descriptor)
+
+    async def put(
+        self, owner: Owner, document_id: DocumentId, raw: str, descriptor: Descriptor, *, source: str = "api"
+    ) -> Document:
+        """Make this text the document's content: a new document, a new version, or nothing where it is the same.
+
+        The version that answers goes on answering until the new one is ready. Raises InvalidRequest for an empty
+        text and DocumentTooLong for one that leaves no room to answer.
+        """
+        text = clean_text(raw)
+        if not text:
+            raise InvalidRequest("The document is empty: it has no text.", param="text")
+        digest = content_digest(text)
+        async with self._locks[owner, document_id]:
+            before = self.catalog.get(owner, document_id)
+            if before is not None and (same := self._unchanged(before, digest)) is not None:
+                if same != before or descriptor != before.descriptor:
+                    return await self._save(replace(same, descriptor=descriptor, updated_at=self._now()), text)
+                return before
+            prefix = await asyncio.to_thread(prefix_of, self._reading.layout, self._reading.tokenizer, text)
+            self._check_length(prefix)
+            now = self._now()
+            version = Version(
+                id=VersionId(uuid.uuid4().hex),
+                digest=digest,
+                fingerprint=self._reading.fingerprint,
+                salt=version_salt(self._reading.secret, owner, document_id, digest, self._reading.fingerprint),
+                document_tokens=prefix.document_tokens,
+                prefix_tokens=len(prefix.ids),
+                created_at=now,
+            )
+            document = Document(
+                owner=owner,
+                id=document_id,
+                descriptor=descriptor,
+                source=source,
+                current=before.current if before else None,
+                incoming=version,
+                created_at=before.created_at if before else now,
+                updated_at=now,
+            )
+            await self._store.add_version(document, version, Content(text, ids_to_bytes(prefix.ids)))
+            self._show(document)
+            log.info("version_added", document=document_id, version=version.id, prefix_tokens=version.prefix_tokens)
+            return document
+
+    async def describe(self, owner: Owner, document_id: DocumentId, **changes: Any) -> Document:
+        """Change fields of the descriptor. Raises NotFound."""
+        async with self._locks[owner, document_id]:
+            document = self.catalog.get(owner, document_id)
+            if document is None:
+                raise NotFound(f"No document {document_id!r}.", param="document")
+            descriptor = replace(document.descriptor, **changes)
+            version = document.answering
+            text = (await self._store.content(version.id)).text if version is not None else ""
+            return await self._save(replace(document, descriptor=descriptor, updated_at=self._now()), text)
+
+    async def remove(self, owner: Owner, document_id: DocumentId) -> None:
+        """Take the document out of the catalog; its KV and text go once no question uses them. An absent one is no error."""
+        async with self._locks[owner, document_id]:
+            document = self.catalog.get(owner, document_id)
+            await self._store.remove_document(owner, document_id)
+            if document is not None:
+                self.catalog = self.catalog.without(owner, document_id)
+                self._announce()
+                log.info("document_removed", document=document_id)
+
+    # --- what the reading of a version reports
+
+    def incoming(self, owner: Owner, document_id: DocumentId, version_id: VersionId) -> Version | None:
+        """The version, if it is still the one to be read: not superseded and not removed."""
+        document = self.catalog.get(owner, document_id)
+        version = document.incoming if document is not None else None
+        return version if version is not None and version.id == version_id else None
+
+    async def record(self, owner: Owner, document_id: DocumentId, version: Version) -> None:
+        """A version's progress or failure. Ignored for one that is no longer to be read."""
+        async with self._locks[owner, document_id]:
+            document = self.catalog.get(owner, document_id)
+            if document is not None and document.incoming is not None and document.incoming.id == version.id:
+                await self._store.update_version(version)
+                self._show(replace(document, incoming=version))
+
+    async def promote(self, owner: Owner, document_id: DocumentId, version: Version) -> None:
+        """The version is ready: from now on it answers, the one before it no longer."""
+        async with self._locks[owner, document_id]:
+            document = self.catalog.get(owner, document_id)
+            if document is None or document.incoming is None or document.incoming.id != version.id:
+                return
+            ready = replace(version, state=VersionState.READY, read_tokens=version.prefix_tokens, error=None)
+            text = (await self._store.content(version.id)).text
+            await self._classifier.learn(version.id, document.descriptor, text)
+            await self._store.update_version(ready)
+            document = replace(document, current=ready, incoming=None)
+            await self._store.put_document(document)
+            self._show(document)
+
+    # --- inside
+
+    def _unchanged(self, before: Document, digest: str) -> Document | None:
+        """The document as it should stay if this content is its current or coming one already, else None."""
+
+        def is_it(version: Version | None) -> bool:
+            return (
+                version is not None
+                and version.digest == digest
+                and version.fingerprint == self._reading.fingerprint
+                and version.state is not VersionState.FAILED
+            )
+
+        if is_it(before.incoming):
+            return before
+        return replace(before, incoming=None) if is_it(before.current) else None
+
+    def _check_length(self, prefix: Prefix) -> None:
+        limit = self._reading.context_tokens - self._reading.reserve_tokens
+        if len(prefix.ids) > limit:
+            raise DocumentTooLong(
+                f"The document takes {len(prefix.ids)} tokens; the model reads at most {limit} "
+                f"(its context of {self._reading.context_tokens} less {self._reading.reserve_tokens} for question and answer). "
+                "Split it, or serve a model with a larger context.",
+                tokens=len(prefix.ids),
+                limit=limit,
+                param="text",
+            )
+
+    async def _save(self, document: Document, text: str) -> Document:
+        await self._store.put_document(document)
+        self._show(document)
+        if document.current is not None and text:
+            await self._classifier.learn(document.current.id, document.descriptor, text)
+        return document
+
+    def _show(self, document: Document) -> None:
+        self.catalog = self.catalog.with_document(document)
+        self._announce()
+
+    def _announce(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()

@@ -1,0 +1,75 @@
+"""Clears versions that no document points to any more: their KV from every tier, then their row.
+
+Replaced and deleted versions stay stored, unlinked, until this is done, so that nothing is left behind by a crash.
+A version that a question still uses is spared until its lease is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from backends.base import KVServer, Store
+from gateway.classifier import Classifier
+from gateway.documents import Shelf
+from gateway.prefixes import PrefixCache
+from router.documents import Version
+from router.errors import KvshelfError
+from router.prompts import ids_from_bytes
+from router.residency import Ledger
+
+log = structlog.get_logger("reaper")
+
+SETTLE_S = 1.0
+RETRY_S = 30.0
+
+
+class Reaper:
+    def __init__(
+        self, store: Store, shelf: Shelf, ledger: Ledger, prefixes: PrefixCache, classifier: Classifier, kv_server: KVServer | None
+    ) -> None:
+        self._store = store
+        self._shelf = shelf
+        self._ledger = ledger
+        self._prefixes = prefixes
+        self._classifier = classifier
+        self._kv_server = kv_server
+
+    async def run(self) -> None:
+        """Clear after every change of the catalog, and again now and then, until cancelled."""
+        while True:
+            await self.clear()
+            try:
+                async with asyncio.timeout(RETRY_S):
+                    await self._shelf.changed()
+                # A reading reports its progress often; changes close together are cleared for once.
+                await asyncio.sleep(SETTLE_S)
+            except TimeoutError:
+                pass
+
+    async def clear(self) -> int:
+        """Clear what can be cleared now; returns how many versions were."""
+        cleared = 0
+        try:
+            for version in await self._store.unlinked_versions():
+                if not self._ledger.leased(version.id) and await self._clear(version):
+                    cleared += 1
+        except KvshelfError as error:
+            log.warning("clearing_postponed", error=str(error))
+        return cleared
+
+    async def _clear(self, version: Version) -> bool:
+        if self._kv_server is not None:
+            content = await self._store.content(version.id)
+            try:
+                await self._kv_server.delete(ids_from_bytes(content.prefix_ids), version.salt)
+            except OSError as error:
+                log.warning("kv_not_deleted", version=version.id, error=str(error))
+                return False
+        self._prefixes.drop(version.id)
+        self._classifier.forget(version.id)
+        self._ledger.forget(version)
+        await self._store.remove_version(version.id)
+        log.info("version_cleared", version=version.id)
+        return True

@@ -1,0 +1,91 @@
+"""What routing reads of a document: its title, summary and questions as given, and passages taken from its text.
+
+Pure text in, texts out. Embedding them is `backends/embedding.py`'s work, scoring `router/matching.py`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from router.documents import Descriptor
+
+PASSAGE_CHARACTERS = 800
+"""About 200 word pieces: what a small embedding model (256 at most) reads without cutting."""
+MAX_PASSAGES = 400
+
+_HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
+
+
+def routing_texts(descriptor: Descriptor, text: str) -> tuple[str, ...]:
+    """The texts that stand for a document when questions are matched, most telling first."""
+    about = ". ".join(part for part in (descriptor.title, descriptor.summary, ", ".join(descriptor.tags)) if part)
+    return (about, *descriptor.questions, *passages(text))
+
+
+def passages(text: str) -> tuple[str, ...]:
+    """The text in pieces of at most about PASSAGE_CHARACTERS, each led by the headings it stands under.
+
+    Where there are more than MAX_PASSAGES, evenly spread ones are kept: a long document must not drown the others.
+    """
+    found = list(_packed(text))
+    if len(found) > MAX_PASSAGES:
+        found = [found[number * len(found) // MAX_PASSAGES] for number in range(MAX_PASSAGES)]
+    return tuple(found)
+
+
+def guess_title(text: str, otherwise: str) -> str:
+    """The first heading, else the first line, else `otherwise`; at most 120 characters."""
+    for line in text.splitlines():
+        heading = _HEADING.match(line)
+        words = heading[2] if heading else line.strip()
+        if words:
+            return words[:120]
+    return otherwise
+
+
+def _packed(text: str) -> Iterator[str]:
+    """Paragraphs under one heading, packed together up to the size."""
+    for heading, paragraphs in _sections(text):
+        lead = f"{heading}\n" if heading else ""
+        piece = ""
+        for paragraph in paragraphs:
+            for part in _cut(paragraph, PASSAGE_CHARACTERS):
+                if piece and len(piece) + len(part) > PASSAGE_CHARACTERS:
+                    yield lead + piece
+                    piece = ""
+                piece = f"{piece}\n{part}" if piece else part
+        if piece:
+            yield lead + piece
+
+
+def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
+    """(path of headings, paragraphs), in order."""
+    path: list[tuple[int, str]] = []
+    paragraphs: list[str] = []
+    for block in re.split(r"\n\s*\n|\n(?=#{1,6}\s)|(?<=\n)(?=#{1,6}\s)", text):
+        first, _, rest = block.strip().partition("\n")
+        heading = _HEADING.match(first)
+        if heading:
+            if paragraphs:
+                yield " > ".join(words for _, words in path), paragraphs
+            level = len(heading[1])
+            path = [(depth, words) for depth, words in path if depth < level] + [(level, heading[2])]
+            paragraphs = [rest.strip()] if rest.strip() else []
+        elif block.strip():
+            paragraphs.append(block.strip())
+    if paragraphs:
+        yield " > ".join(words for _, words in path), paragraphs
+
+
+def _cut(paragraph: str, size: int) -> Iterator[str]:
+    """`paragraph` in pieces of at most `size`, at line or sentence ends where there are some."""
+    while len(paragraph) > size:
+        at = max(
+            paragraph.rfind("\n", 0, size), paragraph.rfind(". ", 0, size) + 1, paragraph.rfind(" ", 0, size) if size > 1 else 0
+        )
+        at = at if at > size // 4 else size
+        yield paragraph[:at].strip()
+        paragraph = paragraph[at:].strip()
+    if paragraph:
+        yield paragraph
