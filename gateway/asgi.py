@@ -15,7 +15,7 @@ SEND_STALL_S = 60.0
 
 async def read_body(receive: Receive, limit: int) -> bytes:
     """The whole body. Raises InvalidRequest for one over `limit` bytes, before it is all here."""
-    body = b""
+    body = bytearray()
     while True:
         message: Any = await receive()
         if message["type"] == "http.disconnect":
@@ -24,7 +24,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
         if len(body) > limit:
             raise InvalidRequest(f"The body is over {limit} bytes. Documents are added with POST /v1/documents and then named.")
         if not message.get("more_body"):
-            return body
+            return bytes(body)
 
 
 async def disconnected(receive: Receive) -> None:

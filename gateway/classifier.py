@@ -49,6 +49,7 @@ class Classifier:
         self._features: dict[VersionId, _Features] = {}
         self._indexes: dict[TenantId, _Index] = {}
         self._building = asyncio.Lock()
+        self.problem: str | None = None if embedder is not None else "no embedding model: routing is lexical only"
 
     async def learn(self, version_id: VersionId, descriptor: Descriptor, text: str) -> None:
         """Take a version in, or its changed descriptor. Embeds what is not embedded yet; stores the vectors."""
@@ -107,10 +108,13 @@ class Classifier:
         if self._embedder is None:
             return None
         try:
-            return await self._embedder.embed(texts)
+            vectors = await self._embedder.embed(texts)
         except (KvshelfError, RuntimeError) as error:
+            self.problem = f"{error}: routing is lexical only"
             log.warning("embedding_failed", error=str(error), consequence="routing is lexical only")
             return None
+        self.problem = None
+        return vectors
 
     @property
     def _embedder_name(self) -> str:

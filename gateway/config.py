@@ -43,6 +43,8 @@ class RemoteKVServer(msgspec.Struct, frozen=True):
     url: HttpUrl
     disk_path: Path | None = None
     """The disk tier's folder, where this machine can see it."""
+    model: str | None = None
+    """The workers' `--model`, where it is not `model.path`: it is part of the cache's keys."""
 
 
 class Engine(msgspec.Struct, frozen=True):

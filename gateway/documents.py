@@ -1,7 +1,7 @@
 """The shelf: the catalog and everything that changes it. Each change is stored first and seen by all afterwards.
 
 Owns the snapshot that questions read (`catalog`) and the making of versions. Reading them is `gateway/ingestion.py`'s,
-clearing what nothing points to any more `gateway/reaper.py`'s; both are woken by `changed`.
+clearing what nothing points to any more `gateway/reaper.py`'s; both wait for `change`.
 """
 
 from __future__ import annotations
@@ -56,14 +56,11 @@ class Shelf:
         self._reading = reading
         self._now = now
         self._locks: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._change = asyncio.Event()
+        self.change = asyncio.Event()
+        """Set at the next change, progress of readings included. Take it, look at the catalog, then wait for it."""
 
     def __repr__(self) -> str:
         return f"<Shelf {self.catalog!r}>"
-
-    async def changed(self) -> None:
-        """Return at the next change of the catalog, progress of readings included."""
-        await self._change.wait()
 
     async def load(self) -> None:
         """Take the stored catalog up. Versions of another engine or layout are made anew from their stored text."""
@@ -216,5 +213,5 @@ class Shelf:
         self._announce()
 
     def _announce(self) -> None:
-        self._change.set()
-        self._change = asyncio.Event()
+        self.change.set()
+        self.change = asyncio.Event()

@@ -10,6 +10,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 
+from backends.extract import NotText
 from router import errors
 
 log = structlog.get_logger("http")
@@ -23,10 +24,6 @@ class Unauthorized(errors.KvshelfError):
 
 class Forbidden(errors.KvshelfError):
     code = "forbidden"
-
-
-class UnsupportedMedia(errors.InvalidRequest):
-    code = "unsupported_document"
 
 
 class NotReady(errors.Conflict):
@@ -53,7 +50,7 @@ class Unrouted(errors.KvshelfError):
 _STATUS: tuple[tuple[type[errors.KvshelfError], int, str], ...] = (
     (Unauthorized, 401, "authentication_error"),
     (Forbidden, 403, "permission_error"),
-    (UnsupportedMedia, 415, "invalid_request_error"),
+    (NotText, 415, "invalid_request_error"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.NotFound, 404, "invalid_request_error"),
     (errors.Conflict, 409, "invalid_request_error"),

@@ -74,7 +74,7 @@ class Ingestion:
         under_way: dict[_Job, asyncio.Task[None]] = {}
         try:
             while True:
-                change = asyncio.ensure_future(self._shelf.changed())
+                change = asyncio.ensure_future(self._shelf.change.wait())
                 for job in self._waiting():
                     if job not in under_way and len(under_way) < max(len(self._pool), 1):
                         under_way[job] = asyncio.create_task(self._read(*job))

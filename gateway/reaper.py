@@ -39,10 +39,11 @@ class Reaper:
     async def run(self) -> None:
         """Clear after every change of the catalog, and again now and then, until cancelled."""
         while True:
+            change = self._shelf.change
             await self.clear()
             try:
                 async with asyncio.timeout(RETRY_S):
-                    await self._shelf.changed()
+                    await change.wait()
                 # A reading reports its progress often; changes close together are cleared for once.
                 await asyncio.sleep(SETTLE_S)
             except TimeoutError:

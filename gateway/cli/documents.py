@@ -1,0 +1,138 @@
+"""`kvshelf documents`: add (with progress), list, show, remove."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from backends.extract import text_of
+from gateway.cli.client import Client, connected
+from router.documents import slug
+from router.errors import KvshelfError
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def reading_progress() -> Progress:
+    """A bar a document: tokens done of tokens."""
+    return Progress(
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tokens"),
+        TimeElapsedColumn(),
+        console=err,
+    )
+
+
+async def follow(client: Client, job: str, progress: Progress, bar: TaskID) -> dict[str, Any]:
+    """Draw a job until it ends; its last state. Raises ClickException where it failed."""
+    async for event, data in client.events(f"/v1/jobs/{job}/events"):
+        if event == "gone":
+            raise click.ClickException("The document was replaced or removed while it was read.")
+        progress.update(bar, completed=data["read_tokens"], total=data["prefix_tokens"])
+        if event == "failed":
+            raise click.ClickException(f"{data['document']} could not be read: {data['error']}")
+        if event == "ready":
+            ended: dict[str, Any] = data
+            return ended
+    raise click.ClickException("The gateway ended before the document was read; it goes on when it is back.")
+
+
+@click.group()
+def documents() -> None:
+    """Add, list, show and remove documents."""
+
+
+@documents.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--id", "document_id", help="The document's id; by default made from the file's name. One FILE only.")
+@click.option("--title", help="By default the document's first heading. One FILE only.")
+@click.option("--shared", is_flag=True, help="For all tenants (the key needs the scope `share`).")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until they are read.")
+@click.option("--json", "as_json", is_flag=True)
+@connected
+async def add(
+    client: Client, files: tuple[Path, ...], document_id: str | None, title: str | None, shared: bool, wait: bool, as_json: bool
+) -> None:
+    """Add FILES (text or Markdown, UTF-8), or replace the content of documents of the same ids."""
+    if len(files) > 1 and (document_id or title):
+        raise click.UsageError("--id and --title go with one file.")
+    added = []
+    for file in files:
+        try:
+            text = text_of(file.read_bytes(), name=str(file))
+        except KvshelfError as error:
+            raise click.ClickException(str(error)) from error
+        body = {"id": document_id or slug(file.stem), "text": text, "shared": shared} | ({"title": title} if title else {})
+        added.append(await client.json("POST", "/v1/documents", json=body))
+    if wait:
+        with reading_progress() as progress:
+            for document in added:
+                bar = progress.add_task(document["id"], total=document["prefix_tokens"])
+                if document["job"]:
+                    document["job"] = await follow(client, document["job"]["id"], progress, bar)
+                else:
+                    progress.update(bar, completed=document["prefix_tokens"])
+    if as_json:
+        click.echo(json.dumps(added))
+    elif not wait:
+        for document in added:
+            out.print(
+                f"{document['id']}: {document['prefix_tokens']} tokens"
+                + (f", job {document['job']['id']}" if document["job"] else ", there already")
+            )
+
+
+@documents.command("list")
+@click.option("--json", "as_json", is_flag=True)
+@connected
+async def list_documents(client: Client, as_json: bool) -> None:
+    """List the documents that may be asked."""
+    found = (await client.json("GET", "/v1/documents"))["data"]
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    table = Table()
+    for column in ("id", "title", "tokens", "state", "shared"):
+        table.add_column(column)
+    for document in found:
+        table.add_row(
+            document["id"],
+            document["title"],
+            str(document["document_tokens"]),
+            document["state"],
+            "yes" if document["shared"] else "",
+        )
+    out.print(table)
+
+
+@documents.command()
+@click.argument("document_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True)
+@connected
+async def show(client: Client, document_id: str, as_json: bool) -> None:
+    """Show one document."""
+    document = await client.json("GET", f"/v1/documents/{document_id}")
+    if as_json:
+        click.echo(json.dumps(document))
+        return
+    for name, value in document.items():
+        out.print(f"[bold]{name:<16}[/bold]{value}", soft_wrap=True)
+
+
+@documents.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@connected
+async def remove(client: Client, ids: tuple[str, ...]) -> None:
+    """Remove documents, and their KV from every tier."""
+    for document_id in ids:
+        await client.json("DELETE", f"/v1/documents/{document_id}")
+        out.print(f"{document_id}: removed")

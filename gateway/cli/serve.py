@@ -1,0 +1,247 @@
+"""`kvshelf up`, `serve` and `check`: the gateway with an engine on this machine, without one, and not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from pathlib import Path
+
+import rich_click as click
+import structlog
+import uvicorn
+import uvloop
+from litestar import Litestar
+from rich.console import Console
+
+from backends.base import Store
+from backends.local import preflight
+from backends.local.stack import LocalStack
+from backends.tokenizer import load as load_tokenizer
+from gateway import auth, catalog_file
+from gateway.app import create_app, open_parts
+from gateway.config import Config, database_url, load, server_secret
+from gateway.strict_yaml import ConfigError
+from router.documents import TenantId
+from router.errors import KvshelfError
+from router.prompts import derive
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+GRACE_S = 25
+"""Answers under way at the end may take this long to finish."""
+
+ConfigPath = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", type=ConfigPath)
+def serve(config_path: Path) -> None:
+    """Run the gateway for engines that run elsewhere (`engine.workers` in CONFIG).
+
+    Catalog, keys and health are served also while no worker is up.
+    """
+    config = _load(config_path)
+    if config.engine.local is not None:
+        raise click.ClickException(f"{config_path} has an engine on this machine (`engine.local`): start it with `kvshelf up`.")
+    _run(config, None)
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", type=ConfigPath)
+@click.option("--key-file", type=ConfigPath, help="Make a key for the tenant `demo` here, unless there is one.")
+def up(config_path: Path, key_file: Path | None) -> None:
+    """Start the engine on this machine and the gateway, and keep them running until Ctrl-C."""
+    config = _load(config_path)
+    if config.engine.local is None:
+        raise click.ClickException(f"{config_path} has no `engine.local`; `kvshelf serve` runs a gateway for engines elsewhere.")
+    stack = LocalStack(
+        config.engine.local,
+        config.model,
+        chunk_tokens=config.engine.chunk_tokens,
+        data_path=config.data_path,
+        on_event=lambda line: err.print(f"[dim]{line}[/dim]"),
+    )
+    _run(config, stack, key_file)
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", type=ConfigPath)
+def check(config_path: Path) -> None:
+    """Say everything that is wrong with CONFIG, its catalog, its model and (for `kvshelf up`) this machine."""
+    problems: list[str] = []
+    try:
+        config = load(config_path)
+    except ConfigError as error:
+        problems += error.problems
+    else:
+        problems += _problems(config)
+    for problem in problems:
+        err.print(f"[red]✗[/red] {problem}", soft_wrap=True)
+    if problems:
+        raise SystemExit(1)
+    out.print(f"[green]✓[/green] {config_path}: nothing wrong.")
+
+
+def _problems(config: Config) -> list[str]:
+    problems: list[str] = []
+    try:
+        server_secret(config)
+        database_url(config)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        derive(load_tokenizer(config.model.path), config.engine.chunk_tokens)
+    except KvshelfError as error:
+        problems.append(str(error))
+    if config.catalog is not None:
+        try:
+            catalog_file.load(config.catalog)
+        except ConfigError as error:
+            problems += error.problems
+    if config.engine.local is not None:
+        problems += preflight.check(config.engine.local, config.model, chunk_tokens=config.engine.chunk_tokens).problems
+    return problems
+
+
+def _load(path: Path) -> Config:
+    try:
+        return load(path)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _run(config: Config, stack: LocalStack | None, key_file: Path | None = None) -> None:
+    _set_up_logging(config)
+    try:
+        uvloop.run(_serve(config, stack, key_file))
+    except (ConfigError, KvshelfError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _serve(config: Config, stack: LocalStack | None, key_file: Path | None) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as cleanup:
+        listener = cleanup.enter_context(_listen(config.server.host, config.server.port))
+        if stack is not None:
+            cleanup.push_async_callback(stack.stop)
+            if not await _unless(stop, stack.start()):
+                return
+        parts = await cleanup.enter_async_context(open_parts(config, stack))
+        server = GatewayServer(create_app(config, parts))
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        if await _unless(stop, _first(serving, server.ready.wait())) and server.started:
+            _banner(config, await _demo_key(parts.store, parts.secret, key_file) if key_file is not None else None)
+            await _unless(stop, _first(serving))
+        server.should_exit = True
+        await serving
+        if not server.started and not stop.is_set():
+            raise KvshelfError("The gateway could not start; its log above says why.")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bound before anything else starts: a port in use must not cost a minute of waiting for the engine."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    except OSError as error:
+        raise KvshelfError(f"The gateway can't listen on {host}:{port} ({error.strerror}); set another `server.port`.") from error
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn, with an event for having started, and with signals left to us."""
+
+    def __init__(self, app: Litestar, *, grace_s: int = GRACE_S) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, http="httptools", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=grace_s
+            )
+        )
+        self.ready = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+async def _first(*work: Awaitable[object]) -> None:
+    """Return when the first of them has; the others are given up, but for tasks, which go on."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task, one in zip(tasks, work, strict=True):
+        if task is not one:
+            task.cancel()
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
+    """Await `work`, or give it up when `stop` is set; False in that case."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        return False
+    await working
+    return True
+
+
+async def _demo_key(store: Store, secret: bytes, path: Path) -> str:
+    """The key in `path`, made and stored there where there is none that still works."""
+    kept = await asyncio.to_thread(lambda: path.read_text().strip() if path.exists() else "")
+    with suppress(KvshelfError):
+        await auth.Authenticator(store, secret).recognise(f"Bearer {kept}")
+        return kept
+    key, record = auth.new_key(secret, TenantId("demo"), name="demo", scopes=auth.SCOPES, now=time.time())
+    await store.add_key(record)
+    await asyncio.to_thread(_write_private, path, key)
+    return key
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _banner(config: Config, key: str | None) -> None:
+    url = f"http://{config.server.host}:{config.server.port}"
+    out.print(f"\n[bold]kvshelf[/bold] serves {config.model.name} at [bold]{url}[/bold]  (Ctrl-C ends it)")
+    if key is not None:
+        body = '{"messages": [{"role": "user", "content": "How much is the security deposit?"}], "max_tokens": 40}'
+        out.print(
+            f"\n  a key:   {key}\n\n  try it:  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' -d '{body}'\n",
+            soft_wrap=True,
+        )
+    sys.stdout.flush()
+
+
+def _set_up_logging(config: Config) -> None:
+    """Structured lines on standard error: for people on a terminal, JSON elsewhere. Never a key or a document's text."""
+    level = logging.getLevelNamesMapping().get(config.telemetry.log_level.upper(), logging.INFO)
+    renderer: object = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    shared = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, renderer],  # type: ignore[list-item]
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

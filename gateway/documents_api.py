@@ -1,0 +1,246 @@
+"""`/v1/documents` and `/v1/jobs`: a tenant's documents over HTTP, and how far their readings are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.response import ServerSentEvent, ServerSentEventMessage
+from msgspec import Meta
+
+from backends.extract import text_of
+from gateway.auth import Principal
+from gateway.documents import Shelf
+from router.descriptors import guess_title
+from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, TenantId, Version, VersionState, check_id, slug
+from router.errors import Conflict, InvalidRequest, NotFound
+
+T = TypeVar("T")
+Title = Annotated[str, Meta(min_length=1, max_length=300)]
+Summary = Annotated[str, Meta(max_length=4000)]
+Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=50)]
+
+
+class NewDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A document to be added, or to replace the one of this id."""
+
+    text: str
+    id: str | None = None
+    title: Title | None = None
+    summary: Summary = ""
+    tags: Words = ()
+    questions: Words = ()
+    shared: bool = False
+
+
+class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What may be changed of a document without reading it again."""
+
+    title: Title | msgspec.UnsetType = msgspec.UNSET
+    summary: Summary | msgspec.UnsetType = msgspec.UNSET
+    tags: Words | msgspec.UnsetType = msgspec.UNSET
+    questions: Words | msgspec.UnsetType = msgspec.UNSET
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """The reading of one version, in tokens."""
+
+    id: str
+    document: str
+    state: VersionState
+    read_tokens: int
+    prefix_tokens: int
+    error: str | None
+    created_at: float
+    object: Literal["job"] = "job"
+
+
+class DocumentView(msgspec.Struct, frozen=True):
+    id: str
+    title: str
+    summary: str
+    tags: tuple[str, ...]
+    questions: tuple[str, ...]
+    shared: bool
+    source: str
+    state: VersionState
+    """ready: it answers (perhaps an older version, while `job` reads a newer one)."""
+    document_tokens: int
+    prefix_tokens: int
+    job: JobView | None
+    created_at: float
+    updated_at: float
+    object: Literal["document"] = "document"
+
+
+class DocumentList(msgspec.Struct, frozen=True):
+    data: list[DocumentView]
+    object: Literal["list"] = "list"
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    id: str
+    deleted: bool = True
+    object: Literal["document"] = "document"
+
+
+class DocumentsController(Controller):
+    path = "/v1/documents"
+    tags = ("documents",)
+
+    @get()
+    async def list_documents(self, shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]) -> DocumentList:
+        """Every document that this key's tenant may ask."""
+        return DocumentList([_view(document) for document in shelf.catalog.visible_to(request.auth.tenant)])
+
+    @get("/{document_id:str}")
+    async def show_document(
+        self, document_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
+    ) -> DocumentView:
+        return _view(shelf.catalog.find(request.auth.tenant, document_id))
+
+    @post()
+    async def add_document(
+        self,
+        shelf: NamedDependency[Shelf],
+        request: Request[Any, Principal, Any],
+        document_id: Annotated[str | None, QueryParameter(name="id")] = None,
+        title: FromQuery[str | None] = None,
+        shared: FromQuery[bool] = False,
+    ) -> Response[DocumentView]:
+        """Add a document or replace its content; it is read in the background (202), or is there already (200).
+
+        The body is JSON (`NewDocument`), or the text itself as text/plain or text/markdown with `id`, `title` and
+        `shared` in the query.
+        """
+        body = await request.body()
+        if request.content_type[0] == "application/json":
+            new = decode(body, NewDocument)
+        else:
+            new = NewDocument(text_of(body), document_id, title, shared=shared)
+        return await _put(shelf, request.auth, new)
+
+    @patch("/{document_id:str}")
+    async def change_document(
+        self, document_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
+    ) -> DocumentView:
+        """Change title, summary, tags or questions."""
+        document = _own(shelf, request.auth, document_id)
+        changes = msgspec.structs.asdict(decode(await request.body(), Changes))
+        changes = {name: value for name, value in changes.items() if value is not msgspec.UNSET}
+        return _view(await shelf.describe(document.owner, document.id, **changes))
+
+    @delete("/{document_id:str}", status_code=200)
+    async def remove_document(
+        self, document_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
+    ) -> Deleted:
+        """Remove the document and its KV from every tier. Questions under way are still answered."""
+        document = _own(shelf, request.auth, document_id)
+        await shelf.remove(document.owner, document.id)
+        return Deleted(document.id)
+
+
+class JobsController(Controller):
+    path = "/v1/jobs"
+    tags = ("documents",)
+
+    @get("/{job_id:str}")
+    async def show_job(
+        self, job_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
+    ) -> JobView:
+        return _find_job(shelf, request.auth.tenant, job_id)
+
+    @get("/{job_id:str}/events")
+    async def follow_job(
+        self, job_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
+    ) -> ServerSentEvent:
+        """The job as server-sent events: `progress` at each change, then one `ready`, `failed` or `gone`."""
+        _find_job(shelf, request.auth.tenant, job_id)
+        return ServerSentEvent(_events(shelf, request.auth.tenant, job_id))
+
+
+async def _put(shelf: Shelf, principal: Principal, new: NewDocument) -> Response[DocumentView]:
+    owner = SHARED if new.shared else Owner(principal.tenant)
+    principal.need("share" if new.shared else "documents")
+    title = new.title or guess_title(new.text, new.id or "Untitled")
+    document_id = DocumentId(check_id(new.id) if new.id is not None else check_id(slug(title) or "document"))
+    before = shelf.catalog.get(owner, document_id)
+    if before is not None and before.source == "catalog":
+        raise _from_catalog(before)
+    document = await shelf.put(owner, document_id, new.text, Descriptor(title, new.summary, new.tags, new.questions))
+    return Response(_view(document), status_code=202 if document.incoming is not None else 200)
+
+
+def _own(shelf: Shelf, principal: Principal, document_id: str) -> Document:
+    """The document, if this key may change it. Raises NotFound, Forbidden or Conflict."""
+    document = shelf.catalog.find(principal.tenant, document_id)
+    principal.need("share" if document.owner == SHARED else "documents")
+    if document.source == "catalog":
+        raise _from_catalog(document)
+    return document
+
+
+def _from_catalog(document: Document) -> Conflict:
+    return Conflict(f"Document {document.id!r} is declared in the operator's catalog file; change it there.", param="document")
+
+
+async def _events(shelf: Shelf, tenant: TenantId, job_id: str) -> AsyncIterator[ServerSentEventMessage]:
+    shown: JobView | None = None
+    while True:
+        change = shelf.change
+        try:
+            job = _find_job(shelf, tenant, job_id)
+        except NotFound:
+            yield ServerSentEventMessage(event="gone", data="{}")
+            return
+        if job != shown:
+            ended = job.state in (VersionState.READY, VersionState.FAILED)
+            yield ServerSentEventMessage(event=job.state.value if ended else "progress", data=msgspec.json.encode(job).decode())
+            if ended:
+                return
+            shown = job
+        await change.wait()
+
+
+def _find_job(shelf: Shelf, tenant: TenantId, job_id: str) -> JobView:
+    for document in shelf.catalog.visible_to(tenant):
+        for version in (document.incoming, document.current):
+            if version is not None and version.id == job_id:
+                return _job(document, version)
+    raise NotFound(f"No job {job_id!r}. The document it read may have been replaced or removed since.", param="job")
+
+
+def _job(document: Document, version: Version) -> JobView:
+    return JobView(
+        version.id, document.id, version.state, version.read_tokens, version.prefix_tokens, version.error, version.created_at
+    )
+
+
+def _view(document: Document) -> DocumentView:
+    version, descriptor = document.answering, document.descriptor
+    return DocumentView(
+        id=document.id,
+        title=descriptor.title,
+        summary=descriptor.summary,
+        tags=descriptor.tags,
+        questions=descriptor.questions,
+        shared=document.owner == SHARED,
+        source=document.source,
+        state=version.state if version is not None else VersionState.FAILED,
+        document_tokens=version.document_tokens if version is not None else 0,
+        prefix_tokens=version.prefix_tokens if version is not None else 0,
+        job=_job(document, document.incoming) if document.incoming is not None else None,
+        created_at=document.created_at,
+        updated_at=document.updated_at,
+    )
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The body can't be used: {error}") from error

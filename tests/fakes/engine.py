@@ -1,0 +1,143 @@
+"""An engine in memory: workers with a GPU tier each, one KV server between them, and faults on demand.
+
+It caches as the real one does (whole chunks, by salt, never across salts) and answers with the words it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from backends.base import Delta, TokenLogprobs, Usage
+from router.documents import Salt
+from router.errors import EngineFailed, EngineUnavailable
+from router.residency import Held
+
+CHUNK = 16
+
+
+@dataclass
+class FakeHost:
+    """What one host's KV server holds: salt → the prefixes (as tuples of ids, whole chunks) in RAM and on disk."""
+
+    ram: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
+    disk: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
+    keeps: bool = True
+    """False: nothing is stored, as with a KV server that is down while a document is read."""
+
+
+class FakeKVServer:
+    name = "kv"
+
+    def __init__(self, host: FakeHost) -> None:
+        self.host = host
+        self.problem: str | None = None
+        self.deleted: list[Salt] = []
+
+    async def check(self) -> str | None:
+        return self.problem
+
+    async def held(self, ids: Sequence[int], salt: Salt) -> Held:
+        chunks = _chunks(ids)
+        share = [len(chunks & tier.get(salt, set())) / len(chunks) for tier in (self.host.ram, self.host.disk)]
+        return Held(ram=share[0], disk=share[1])
+
+    async def stored(self, ids: Sequence[int], salt: Salt) -> bool:
+        return (await self.held(ids, salt)).disk >= 1
+
+    async def delete(self, ids: Sequence[int], salt: Salt) -> None:
+        if self.problem is not None:
+            raise OSError(self.problem)
+        self.deleted.append(salt)
+        for tier in (self.host.ram, self.host.disk):
+            tier.pop(salt, None)
+
+
+@dataclass
+class Fault:
+    """Fails the next request that `applies`, before its `at`-th delta (0: before the first)."""
+
+    error: EngineUnavailable | EngineFailed
+    at: int = 0
+
+
+class FakeWorker:
+    def __init__(self, name: str, host: FakeHost, *, words: Sequence[str] = ("It ", "is ", "so.")) -> None:
+        self.name = name
+        self.host = host
+        self.words = list(words)
+        self.gpu: dict[str, set[tuple[int, ...]]] = {}
+        self.problem: str | None = None
+        self.faults: list[Fault] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.before_delta: Callable[[int], Any] | None = None
+        """Awaited before each delta, with its number: where a test holds an answer up."""
+        self.aborted = 0
+        self.open = 0
+
+    async def check(self) -> str | None:
+        return self.problem
+
+    @asynccontextmanager
+    async def complete(self, body: Sequence[bytes]) -> AsyncIterator[AsyncIterator[Delta]]:
+        if self.problem is not None:
+            raise EngineUnavailable(f"Worker {self.name} {self.problem}.")
+        request = msgspec.json.decode(b"".join(body))
+        self.bodies.append(request)
+        finished = False
+
+        async def deltas() -> AsyncIterator[Delta]:
+            nonlocal finished
+            async for delta in self._deltas(request):
+                yield delta
+            finished = True
+
+        self.open += 1
+        stream = deltas()
+        try:
+            yield stream
+        finally:
+            self.open -= 1
+            self.aborted += not finished
+            await stream.aclose()
+
+    async def _deltas(self, request: dict[str, Any]) -> AsyncIterator[Delta]:
+        fault = self.faults.pop(0) if self.faults else None
+        words = self.words[: request["max_tokens"]]
+        for number, word in enumerate(words):
+            if fault is not None and fault.at == number:
+                raise fault.error
+            if self.before_delta is not None:
+                await self.before_delta(number)
+            await asyncio.sleep(0)
+            logprobs = TokenLogprobs([word], [-0.5], [{word: -0.5}]) if "logprobs" in request else None
+            last = number == len(words) - 1
+            yield Delta(word, ("length" if len(words) < len(self.words) else "stop") if last else None, logprobs)
+        if fault is not None:
+            raise fault.error
+        yield Delta(usage=Usage(len(request["prompt"]), len(words), self._cache(request)))
+
+    def _cache(self, request: dict[str, Any]) -> int:
+        """Tokens that were cached; caches the others."""
+        salt, keep = request["cache_salt"], request["kv_transfer_params"]["lmcache.max_offload_tokens"]
+        chunks = sorted(_chunks(request["prompt"]), key=len)
+        known = [
+            chunk for chunk in chunks if any(chunk in tier.get(salt, set()) for tier in (self.gpu, self.host.ram, self.host.disk))
+        ]
+        for chunk in chunks:
+            self.gpu.setdefault(salt, set()).add(chunk)
+            if len(chunk) <= keep and self.host.keeps:
+                self.host.ram.setdefault(salt, set()).add(chunk)
+                self.host.disk.setdefault(salt, set()).add(chunk)
+        # The last token is always computed.
+        return max((len(chunk) for chunk in known if len(chunk) < len(request["prompt"])), default=0)
+
+
+def _chunks(ids: Sequence[int]) -> set[tuple[int, ...]]:
+    """Every prefix of whole chunks: a chunk's key covers all before it."""
+    return {tuple(ids[:end]) for end in range(CHUNK, len(ids) + 1, CHUNK)}

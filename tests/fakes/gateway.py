@@ -1,0 +1,155 @@
+"""The whole gateway over fakes, on a real socket: what a client sees, with faults and state at hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from litestar import Litestar
+from msgspec.structs import replace
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from backends.base import Store
+from backends.settings import Model
+from gateway import auth
+from gateway.app import Parts, create_app
+from gateway.cli.serve import GatewayServer
+from gateway.config import Config, Engine, Ingestion, RemoteWorker, Routing
+from observability.telemetry import Telemetry
+from router.documents import TenantId
+from tests.fakes.embedder import FakeEmbedder
+from tests.fakes.engine import CHUNK, FakeHost, FakeKVServer, FakeWorker
+from tests.fakes.store import MemoryStore
+from tests.fakes.tokenizers import simple
+
+SECRET = b"a secret of the tests, long enough"
+CONTEXT = 4096
+RESERVE = 512
+
+
+def config(folder: Path, **changes: Any) -> Config:
+    """A configuration for fakes. `changes` replace its fields."""
+    base = Config(
+        data_path=folder,
+        model=Model(name="small", path=folder / "model", context_tokens=CONTEXT),
+        engine=Engine(chunk_tokens=CHUNK, workers=(RemoteWorker("worker-1", "http://127.0.0.1:1"),), check_interval_s=0.05),
+        routing=Routing(min_score=0.2, margin=0.02),
+        ingestion=Ingestion(answer_reserve_tokens=RESERVE),
+        allow_cache_bypass=True,
+    )
+    return replace(base, **changes)
+
+
+class Gateway:
+    """A running gateway, its fakes, and a client that holds a key."""
+
+    def __init__(
+        self, folder: Path, *, workers: int = 1, store: Store | None = None, host: FakeHost | None = None, **changes: Any
+    ) -> None:
+        self.config = config(folder, **changes)
+        self.store = store or MemoryStore()
+        self.host = host or FakeHost()
+        self.kv_server = FakeKVServer(self.host)
+        self.workers = [FakeWorker(f"worker-{number}", self.host) for number in range(1, workers + 1)]
+        self.embedder = FakeEmbedder()
+        self.spans = InMemorySpanExporter()
+        self.telemetry = Telemetry(span_processor=SimpleSpanProcessor(self.spans))
+        self.url = ""
+        self.session: aiohttp.ClientSession
+        self.key = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Gateway]:
+        await self.store.open()
+        self.key = await self.new_key("tenant-a")
+        parts = Parts(
+            store=self.store,
+            workers=tuple(self.workers),
+            kv_server=self.kv_server,
+            embedder=self.embedder,
+            tokenizer=simple(),
+            versions={"vllm": "0", "lmcache": "0"},
+            secret=SECRET,
+            telemetry=self.telemetry,
+        )
+        try:
+            async with serving(create_app(self.config, parts)) as self.url, aiohttp.ClientSession() as self.session:
+                yield self
+        finally:
+            self.telemetry.close()
+            await self.store.close()
+
+    async def new_key(self, tenant: str, scopes: tuple[str, ...] = auth.SCOPES) -> str:
+        key, record = auth.new_key(SECRET, TenantId(tenant), name="test", scopes=scopes, now=0.0)
+        await self.store.add_key(record)
+        return key
+
+    def request(self, method: str, path: str, *, key: str | None = None, **more: Any) -> Any:
+        headers = {"authorization": f"Bearer {key or self.key}", **more.pop("headers", {})}
+        return self.session.request(method, self.url + path, headers=headers, **more)
+
+    async def json(self, method: str, path: str, *, status: int = 200, **more: Any) -> Any:
+        """The answer's JSON, after its status was asserted."""
+        async with self.request(method, path, **more) as response:
+            text = await response.text()
+            assert response.status == status, f"{response.status}: {text}"
+            return json.loads(text)
+
+    async def add(self, text: str, *, ready: bool = True, **fields: Any) -> Any:
+        """Post a document; by default wait until it can be asked."""
+        key = fields.pop("key", None)
+        document = await self.json("POST", "/v1/documents", json={"text": text, **fields}, status=202, key=key)
+        if ready:
+            assert await self.finished(document["job"]["id"], key=key) == "ready"
+        return document
+
+    async def finished(self, job: str, *, key: str | None = None) -> str:
+        """How a job ended, from its events."""
+        return (await self.events(job, key=key))[-1][0]
+
+    async def events(self, job: str, *, key: str | None = None) -> list[tuple[str, Any]]:
+        async with self.request("GET", f"/v1/jobs/{job}/events", key=key) as response:
+            assert response.status == 200, await response.text()
+            return sse(await response.text())
+
+    async def ask(
+        self, question: str, *, status: int = 200, key: str | None = None, headers: dict[str, str] | None = None, **fields: Any
+    ) -> Any:
+        """Ask without streaming; the answer's JSON with its headers under "headers"."""
+        body = {"messages": [{"role": "user", "content": question}], **fields}
+        async with self.request("POST", "/v1/chat/completions", json=body, key=key, headers=headers or {}) as response:
+            answer = await response.json(content_type=None)
+            assert response.status == status, answer
+            return {**answer, "headers": dict(response.headers)}
+
+
+def sse(text: str) -> list[tuple[str, Any]]:
+    """(event, data) of each server-sent event; data decoded where it is JSON."""
+    found = []
+    for block in text.replace("\r\n", "\n").strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
+        data = fields.get("data", "")
+        found.append((fields.get("event", "message"), json.loads(data) if data.startswith(("{", "[{")) else data))
+    return found
+
+
+@asynccontextmanager
+async def serving(app: Litestar) -> AsyncIterator[str]:
+    """The app on a free port of the loopback interface; its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = GatewayServer(app, grace_s=2)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await server.ready.wait()
+            assert server.started, "the application did not start"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
