@@ -14,7 +14,8 @@ PASSAGE_CHARACTERS = 800
 """About 200 word pieces: what a small embedding model (256 at most) reads without cutting."""
 MAX_PASSAGES = 400
 
-_HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*\s*$")
+# Greedy up to the last letter: it must stay linear in a line that somebody fills with spaces.
+_HEADING = re.compile(r"^(#{1,6})\s+(.*[^\s#]#*|)[\s#]*$")
 
 
 def routing_texts(descriptor: Descriptor, text: str) -> tuple[str, ...]:
@@ -47,7 +48,7 @@ def guess_title(text: str, otherwise: str) -> str:
 def _packed(text: str) -> Iterator[str]:
     """Paragraphs under one heading, packed together up to the size."""
     for heading, paragraphs in _sections(text):
-        lead = f"{heading}\n" if heading else ""
+        lead = f"{heading[-PASSAGE_CHARACTERS // 2 :]}\n" if heading else ""
         piece = ""
         for paragraph in paragraphs:
             for part in _cut(paragraph, PASSAGE_CHARACTERS):
@@ -79,12 +80,10 @@ def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _cut(paragraph: str, size: int) -> Iterator[str]:
-    """`paragraph` in pieces of at most `size`, at line or sentence ends where there are some."""
+    """`paragraph` in pieces of at most `size`, at line or sentence ends where there are some, else between words."""
     while len(paragraph) > size:
-        at = max(
-            paragraph.rfind("\n", 0, size), paragraph.rfind(". ", 0, size) + 1, paragraph.rfind(" ", 0, size) if size > 1 else 0
-        )
-        at = at if at > size // 4 else size
+        ends = (max(paragraph.rfind("\n", 0, size), paragraph.rfind(". ", 0, size) + 1), paragraph.rfind(" ", 0, size))
+        at = next((end for end in ends if end > size // 4), size)
         yield paragraph[:at].strip()
         paragraph = paragraph[at:].strip()
     if paragraph:

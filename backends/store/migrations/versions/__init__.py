@@ -1,0 +1,1 @@
+"""The revisions, oldest first by file name. Each is frozen once released."""

@@ -1,0 +1,83 @@
+"""Values to rows and back.
+
+Must not run queries. The tables are in `tables.py`, the values in `router/documents.py` and `backends/base.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import Select, select
+
+from backends.base import ApiKey
+from backends.store.tables import api_keys, documents, versions
+from router.documents import Descriptor, Document, Version, VersionState
+
+Values = dict[str, Any]
+RowMapping = Mapping[Any, Any]
+
+_current = versions.alias("current")
+_incoming = versions.alias("incoming")
+
+
+def version_values(version: Version) -> Values:
+    return {**msgspec.structs.asdict(version), "state": version.state.value}
+
+
+def version_of(row: RowMapping, prefix: str = "") -> Version:
+    fields = {column.name: row[prefix + column.name] for column in versions.c}
+    return Version(**{**fields, "state": VersionState(fields["state"])})
+
+
+def document_values(document: Document) -> Values:
+    descriptor = document.descriptor
+    return {
+        "owner": document.owner,
+        "id": document.id,
+        "title": descriptor.title,
+        "summary": descriptor.summary,
+        "tags": descriptor.tags,
+        "questions": descriptor.questions,
+        "source": document.source,
+        "current_id": document.current.id if document.current else None,
+        "incoming_id": document.incoming.id if document.incoming else None,
+        "created_at": document.created_at,
+        "updated_at": document.updated_at,
+    }
+
+
+def select_documents() -> Select[Any]:
+    """Every document with both of its versions, in one statement: the links and what they lead to can't disagree."""
+    return (
+        select(
+            *documents.c,
+            *(column.label(f"current:{column.name}") for column in _current.c),
+            *(column.label(f"incoming:{column.name}") for column in _incoming.c),
+        )
+        .outerjoin(_current, documents.c.current_id == _current.c.id)
+        .outerjoin(_incoming, documents.c.incoming_id == _incoming.c.id)
+    )
+
+
+def document_of(row: RowMapping) -> Document:
+    """From a row of `select_documents`."""
+    return Document(
+        owner=row["owner"],
+        id=row["id"],
+        descriptor=Descriptor(title=row["title"], summary=row["summary"], tags=row["tags"], questions=row["questions"]),
+        source=row["source"],
+        current=None if row["current_id"] is None else version_of(row, "current:"),
+        incoming=None if row["incoming_id"] is None else version_of(row, "incoming:"),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+def key_values(key: ApiKey) -> Values:
+    return msgspec.structs.asdict(key)
+
+
+def key_of(row: RowMapping) -> ApiKey:
+    return ApiKey(**{column.name: row[column.name] for column in api_keys.c})

@@ -1,0 +1,138 @@
+"""The store in SQL: each method is one transaction.
+
+Must not know of connections, locks or the library's errors (`database.py`). The contract is `backends.base.Store`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import delete, exists, func, insert, or_, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from backends.base import ApiKey, Content
+from backends.store.database import Database
+from backends.store.rows import (
+    document_of,
+    document_values,
+    key_of,
+    key_values,
+    select_documents,
+    version_of,
+    version_values,
+)
+from backends.store.tables import api_keys, contents, documents, versions
+from router.documents import Document, DocumentId, Owner, Version, VersionId
+from router.errors import NotFound, StoreUnavailable
+
+
+class SqlStore:
+    """A `Store` on `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`.
+
+    Every method may raise StoreUnavailable; the writing ones raise Conflict for an id that is taken and for a link
+    to a version that is not stored.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+
+    async def open(self) -> None:
+        await self._database.open()
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def check(self) -> str | None:
+        try:
+            async with self._database.read() as connection:
+                await connection.execute(text("SELECT 1"))
+        except StoreUnavailable as error:
+            return str(error)
+        return None
+
+    # --- documents and versions
+
+    async def documents(self) -> list[Document]:
+        async with self._database.read() as connection:
+            rows = await connection.execute(select_documents())
+        return [document_of(row) for row in rows.mappings()]
+
+    async def put_document(self, document: Document) -> None:
+        async with self._database.write() as connection:
+            await _put(connection, document)
+
+    async def add_version(self, document: Document, version: Version, content: Content) -> None:
+        linked = {link.id for link in (document.current, document.incoming) if link}
+        if version.id not in linked:
+            document = msgspec.structs.replace(document, incoming=version)
+        async with self._database.write() as connection:
+            await connection.execute(insert(versions).values(version_values(version)))
+            await connection.execute(insert(contents).values(version_id=version.id, **msgspec.structs.asdict(content)))
+            await _put(connection, document)
+
+    async def update_version(self, version: Version) -> None:
+        changed = update(versions).where(versions.c.id == version.id)
+        async with self._database.write() as connection:
+            await connection.execute(
+                changed.values(state=version.state.value, read_tokens=version.read_tokens, error=version.error)
+            )
+
+    async def content(self, version_id: VersionId) -> Content:
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(contents).where(contents.c.version_id == version_id))
+        row = rows.mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"No content is stored for version {version_id!r}.")
+        return Content(text=row["text"], prefix_ids=row["prefix_ids"], vectors=row["vectors"], embedder=row["embedder"])
+
+    async def set_vectors(self, version_id: VersionId, vectors: bytes, embedder: str) -> None:
+        """Unknown ids are ignored, as by `update_version`."""
+        changed = update(contents).where(contents.c.version_id == version_id)
+        async with self._database.write() as connection:
+            await connection.execute(changed.values(vectors=vectors, embedder=embedder))
+
+    async def remove_version(self, version_id: VersionId) -> None:
+        """A document that still points to it loses that link."""
+        async with self._database.write() as connection:
+            await connection.execute(delete(versions).where(versions.c.id == version_id))
+
+    async def remove_document(self, owner: Owner, document_id: DocumentId) -> None:
+        async with self._database.write() as connection:
+            await connection.execute(delete(documents).where(documents.c.owner == owner, documents.c.id == document_id))
+
+    async def unlinked_versions(self) -> list[Version]:
+        linking = exists().where(or_(documents.c.current_id == versions.c.id, documents.c.incoming_id == versions.c.id))
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(versions).where(~linking))
+        return [version_of(row) for row in rows.mappings()]
+
+    # --- keys
+
+    async def add_key(self, key: ApiKey) -> None:
+        async with self._database.write() as connection:
+            await connection.execute(insert(api_keys).values(key_values(key)))
+
+    async def key(self, public_id: str) -> ApiKey | None:
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(api_keys).where(api_keys.c.public_id == public_id))
+        row = rows.mappings().one_or_none()
+        return None if row is None else key_of(row)
+
+    async def keys(self) -> list[ApiKey]:
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(api_keys))
+        return [key_of(row) for row in rows.mappings()]
+
+    async def revoke_key(self, public_id: str, at: float) -> bool:
+        """A key that was revoked before keeps its first time."""
+        revoked = update(api_keys).where(api_keys.c.public_id == public_id)
+        async with self._database.write() as connection:
+            result = await connection.execute(revoked.values(revoked_at=func.coalesce(api_keys.c.revoked_at, at)))
+        return result.rowcount > 0
+
+
+async def _put(connection: AsyncConnection, document: Document) -> None:
+    values = document_values(document)
+    upsert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(documents).values(values)
+    changed = {name: upsert.excluded[name] for name in values if name not in documents.primary_key.columns}
+    await connection.execute(upsert.on_conflict_do_update(index_elements=list(documents.primary_key), set_=changed))

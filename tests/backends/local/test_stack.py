@@ -1,0 +1,353 @@
+"""The stack with processes that behave like vLLM and LMCache: started in order, brought back, ended without remains."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from backends.local import commands, preflight
+from backends.local.errors import LocalEngineError
+from backends.local.process import LOG_LIMIT_BYTES
+from backends.local.stack import LocalStack, Timing
+from tests.backends.local.conftest import Machine, alive, wait_until_gone
+
+QUICK = Timing(
+    poll_s=0.02, lmcache_start_s=20, worker_start_s=20, first_backoff_s=0.05, longest_backoff_s=0.2, grace_s=2, missed_after_s=0.1
+)
+CHECK = partial(preflight.check, memory_bytes=1024**4)
+
+
+class Events:
+    """What the stack says, to be waited for."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._said = asyncio.Event()
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        self._said.set()
+
+    async def until(self, words: str, *, count: int = 1) -> str:
+        """The `count`-th line with these words, once it was said."""
+        while True:
+            found = [line for line in self.lines if words in line]
+            if len(found) >= count:
+                return found[count - 1]
+            self._said.clear()
+            await asyncio.wait_for(self._said.wait(), 20)
+
+
+class Lab:
+    """One machine's stack, and what it said."""
+
+    def __init__(self, machine: Machine, data_path: Path) -> None:
+        self.machine = machine
+        self.data_path = data_path
+        self.events = Events()
+        self.stacks: list[LocalStack] = []
+
+    def stack(self, *, timing: Timing = QUICK, **changes: object) -> LocalStack:
+        settings = msgspec.structs.replace(self.machine.settings, **changes)
+        stack = LocalStack(
+            settings,
+            self.machine.model,
+            chunk_tokens=256,
+            data_path=self.data_path,
+            on_event=self.events,
+            timing=timing,
+            check=CHECK,
+        )
+        self.stacks.append(stack)
+        return stack
+
+    def assert_nothing_is_left(self) -> None:
+        assert [pid for pid in self.machine.pids() if alive(pid)] == []
+        assert not commands.shared_memory_file(self.machine.settings).exists()
+        assert not (self.data_path / "engine.json").exists()
+
+
+@pytest.fixture
+async def lab(machine: Machine, tmp_path: Path) -> AsyncIterator[Lab]:
+    lab = Lab(machine, tmp_path / "data")
+    yield lab
+    for stack in lab.stacks:
+        await stack.stop()
+    for pid in machine.pids():
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def test_start_and_stop(lab: Lab) -> None:
+    stack = lab.stack()
+    port = lab.machine.settings.worker_port
+    assert stack.workers == (("worker-1", f"http://127.0.0.1:{port}"), ("worker-2", f"http://127.0.0.1:{port + 1}"))
+    assert stack.lmcache_url.endswith(str(lab.machine.settings.lmcache_http_port))
+    assert stack.pid("lmcache") is None
+    await stack.start()
+
+    names = [entry[0] for entry in lab.machine.journal()]
+    assert names[0] == "lmcache"
+    assert sorted(names[1:]) == [f"port-{port}", f"port-{port + 1}"]
+    assert stack.pid("lmcache") == lab.machine.pids()[0]
+    assert str(stack.pid("worker-1")) in repr(stack)
+    assert stack.versions() == {"vllm": "0.32.0", "lmcache": "0.5.6"}
+    assert lab.events.lines[0] == "starting lmcache"
+    assert "the engine is ready" in lab.events.lines[-1]
+    assert stack.disk_path.is_dir()
+    key = stack.key_path.read_bytes()
+    assert len(key) == 32
+    assert stat.S_IMODE(stack.key_path.stat().st_mode) == 0o600
+    assert "=== " in stack.log_path("worker-2").read_text("utf-8")
+
+    await stack.stop()
+    lab.assert_nothing_is_left()
+    await stack.stop()  # again is nothing
+
+    again = lab.stack()
+    await again.start()
+    assert again.key_path.read_bytes() == key
+    with pytest.raises(RuntimeError):
+        await again.start()
+
+
+async def test_every_problem_is_said_before_anything_starts(lab: Lab) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", lab.machine.settings.lmcache_port))
+        other.listen()
+        (lab.machine.model.path / "tokenizer.json").unlink()
+        with pytest.raises(LocalEngineError) as caught:
+            await lab.stack().start()
+    assert len(caught.value.problems) == 2
+    assert caught.value.code == "local_engine"
+    assert lab.machine.journal() == []
+
+
+async def test_a_worker_that_dies_comes_back(lab: Lab) -> None:
+    stack = lab.stack(workers=1)
+    await stack.start()
+    first = stack.pid("worker-1")
+    assert first is not None
+    for trial, backoff in enumerate(("0.05", "0.1", "0.2", "0.2"), 1):
+        pid = stack.pid("worker-1")
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        line = await lab.events.until("worker-1 was ended by SIGKILL", count=trial)
+        assert f"again in {backoff} s" in line
+        await lab.events.until("worker-1 is back", count=trial)
+    assert stack.pid("worker-1") not in (None, first)
+    assert stack.pid("lmcache") == lab.machine.pids()[0]
+
+
+async def test_health_resets_the_backoff(lab: Lab) -> None:
+    stack = lab.stack(workers=1, timing=msgspec.structs.replace(QUICK, healthy_after_s=0))
+    await stack.start()
+    for trial in (1, 2):
+        pid = stack.pid("worker-1")
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+        assert "worker-1 ended with status 0" in await lab.events.until("again in 0.05 s", count=trial)
+        await lab.events.until("worker-1 is back", count=trial)
+
+
+async def test_lmcache_stays_away_long_enough_to_be_missed(lab: Lab) -> None:
+    stack = lab.stack(workers=1)
+    await stack.start()
+    pid = stack.pid("lmcache")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await lab.events.until("lmcache was ended by SIGKILL")
+    assert "again in 0.1 s" in lab.events.lines[-1]
+    await lab.events.until("lmcache is back")
+    worker = stack.pid("worker-1")
+    await stack.restart("lmcache")
+    assert stack.pid("worker-1") == worker
+    assert [name for name, *_ in lab.machine.journal()].count("lmcache") == 3
+
+
+async def test_a_restart_that_fails_is_tried_again(lab: Lab) -> None:
+    stack = lab.stack(workers=1)
+    await stack.start()
+    lab.machine.behave(broken=[lab.machine.settings.worker_port])
+    pid = stack.pid("worker-1")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert "again in 0.1 s" in await lab.events.until("ended with status 3 before it was ready")
+    lab.machine.behave()
+    await lab.events.until("worker-1 is back")
+
+
+async def test_restart_of_one(lab: Lab) -> None:
+    stack = lab.stack()
+    await stack.start()
+    before = stack.pid("worker-1"), stack.pid("worker-2")
+    await stack.restart("worker-1")
+    assert stack.pid("worker-1") not in (None, before[0])
+    assert stack.pid("worker-2") == before[1]
+    assert not [line for line in lab.events.lines if "again in" in line]
+    with pytest.raises(KeyError):
+        await stack.restart("worker-9")
+
+
+async def test_a_failed_start_shows_the_log_and_leaves_nothing(lab: Lab) -> None:
+    broken = lab.machine.settings.worker_port + 1
+    lab.machine.behave(broken=[broken], families=[broken - 1])
+    stack = lab.stack()
+    with pytest.raises(LocalEngineError) as caught:
+        await stack.start()
+    text = str(caught.value)
+    assert "worker-2 ended with status 3 before it was ready" in text
+    assert text.endswith("first line\nCUDA is not what it was")
+    assert str(stack.log_path("worker-2")) in text
+    lab.assert_nothing_is_left()
+    lab.machine.behave()
+    await lab.stack().start()
+
+
+async def test_a_start_that_takes_too_long(lab: Lab) -> None:
+    lab.machine.behave(silent=[lab.machine.settings.lmcache_http_port])
+    with pytest.raises(LocalEngineError, match=r"lmcache was not ready within 0\.5 s"):
+        await lab.stack(timing=msgspec.structs.replace(QUICK, lmcache_start_s=0.5)).start()
+    lab.assert_nothing_is_left()
+
+
+async def test_a_cancelled_start_leaves_nothing(lab: Lab) -> None:
+    lab.machine.behave(silent=[lab.machine.settings.worker_port])
+    start = asyncio.create_task(lab.stack().start())
+    await lab.events.until("worker-2 is ready")
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    lab.assert_nothing_is_left()
+
+
+async def test_stop_ends_grandchildren_that_hide(lab: Lab) -> None:
+    """They ignore SIGTERM, have a session of their own, and their parent ignores SIGTERM too."""
+    port = lab.machine.settings.worker_port
+    lab.machine.behave(families=[port, port + 1], stubborn=[port])
+    stack = lab.stack(timing=msgspec.structs.replace(QUICK, grace_s=0.3))
+    await stack.start()
+    assert len(lab.machine.pids()) == 5
+    await stack.stop()
+    lab.assert_nothing_is_left()
+
+
+async def test_a_crash_takes_the_grandchildren_along(lab: Lab) -> None:
+    lab.machine.behave(families=[lab.machine.settings.worker_port])
+    stack = lab.stack(workers=1, timing=msgspec.structs.replace(QUICK, grace_s=0.3))
+    await stack.start()
+    pid, child = lab.machine.pids()[1:]
+    assert stack.pid("worker-1") == pid
+    os.kill(pid, signal.SIGKILL)
+    await lab.events.until("worker-1 is back")
+    assert not alive(child)
+
+
+GATEWAY = """
+import asyncio, sys
+import msgspec
+from pathlib import Path
+from backends.local.stack import LocalStack, Timing
+from backends.settings import LocalEngine, Model
+from tests.backends.local.test_stack import CHECK, QUICK
+
+async def main():
+    settings = msgspec.json.decode(sys.argv[1], type=LocalEngine, dec_hook=lambda kind, value: kind(value))
+    model = msgspec.json.decode(sys.argv[2], type=Model, dec_hook=lambda kind, value: kind(value))
+    stack = LocalStack(settings, model, chunk_tokens=256, data_path=Path(sys.argv[3]), timing=QUICK, check=CHECK)
+    await stack.start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def run_gateway(lab: Lab) -> asyncio.subprocess.Process:
+    """A process with a started stack of its own."""
+    arguments = [msgspec.json.encode(part, enc_hook=str).decode() for part in (lab.machine.settings, lab.machine.model)]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", GATEWAY, *arguments, str(lab.data_path)),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    )
+    assert process.stdout is not None
+    assert await asyncio.wait_for(process.stdout.readline(), 30) == b"ready\n"
+    return process
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()))
+
+
+async def test_a_killed_gateway_leaves_nothing(lab: Lab) -> None:
+    port = lab.machine.settings.worker_port
+    lab.machine.behave(families=[port], stubborn=[port + 1])
+    gateway = await run_gateway(lab)
+    assert len(lab.machine.pids()) == 4
+    gateway.kill()
+    await gateway.wait()
+    await asyncio.to_thread(wait_until_gone, lab.machine.pids())
+
+
+async def test_what_outlives_its_guard_is_ended_at_the_next_start(lab: Lab) -> None:
+    """The gateway and its guards are killed at once, and a worker ignores the signal that their death sends it."""
+    stubborn = lab.machine.settings.worker_port
+    lab.machine.behave(stubborn=[stubborn])
+    gateway = await run_gateway(lab)
+    guards = children(gateway.pid)
+    assert len(guards) == 3
+    for pid in (gateway.pid, *guards):
+        os.kill(pid, signal.SIGKILL)
+    await gateway.wait()
+    pids = {name: int(pid) for name, pid in lab.machine.journal()}
+    survivor = pids.pop(f"port-{stubborn}")
+    await asyncio.to_thread(wait_until_gone, pids.values())
+    assert alive(survivor)
+
+    lab.machine.behave()
+    await lab.stack().start()
+    assert lab.events.lines[0] == "ended what an earlier run had left behind: worker-1"
+    assert not alive(survivor)
+
+
+async def test_one_engine_a_data_folder(lab: Lab) -> None:
+    await lab.stack(workers=1).start()
+    with pytest.raises(LocalEngineError, match=f"Another kvshelf \\(process {os.getpid()}\\)"):
+        await lab.stack(workers=1).start()
+
+
+async def test_a_data_folder_that_can_not_be_made(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with pytest.raises(LocalEngineError, match="can't be written to"):
+        await lab.stack().start()
+
+
+async def test_an_interpreter_that_is_gone_is_said(lab: Lab) -> None:
+    """Between the check and the start, which only a test can time."""
+    stack = lab.stack(workers=1)
+    await stack.start()
+    lab.machine.settings.python.rename(lab.machine.folder / "moved")
+    with pytest.raises(LocalEngineError, match=r"worker-1 can't be run: FileNotFoundError"):
+        await stack.restart("worker-1")
+
+
+async def test_a_long_log_is_put_aside(lab: Lab) -> None:
+    stack = lab.stack(workers=1)
+    log = stack.log_path("lmcache")
+    log.parent.mkdir(parents=True)
+    log.touch()
+    os.truncate(log, LOG_LIMIT_BYTES + 1)
+    await stack.start()
+    assert log.stat().st_size < 10_000
+    assert log.with_name("lmcache.log.1").stat().st_size == LOG_LIMIT_BYTES + 1

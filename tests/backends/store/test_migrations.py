@@ -1,0 +1,93 @@
+"""The schema's revisions: up from nothing, down again, and not beyond what this code knows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from backends.store import migrations
+from backends.store.sql_store import SqlStore
+from backends.store.tables import metadata
+from router.errors import StoreUnavailable
+from tests.backends.store.samples import document, run_sql, stored
+
+
+@pytest.fixture
+async def opened_once(database_url: str) -> str:
+    store = SqlStore(database_url)
+    await store.open()
+    await store.put_document(document())
+    await store.close()
+    return database_url
+
+
+@pytest.fixture
+async def engine(opened_once: str) -> AsyncIterator[AsyncEngine]:
+    made = create_async_engine(opened_once)
+    yield made
+    await made.dispose()
+
+
+async def test_the_revisions_build_the_tables_that_the_code_uses(engine: AsyncEngine) -> None:
+    def differences(connection: Connection) -> object:
+        return compare_metadata(MigrationContext.configure(connection), metadata)
+
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_down_to_nothing_and_up_again(engine: AsyncEngine, opened_once: str) -> None:
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda sync: command.downgrade(migrations.configuration(sync), "base"))
+    async with engine.connect() as connection:
+        assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == ["alembic_version"]
+
+    store = SqlStore(opened_once)
+    await store.open()
+    assert await store.documents() == []
+    await store.close()
+
+
+async def test_revisions_form_one_line(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        scripts = ScriptDirectory.from_config(await connection.run_sync(migrations.configuration))
+    assert len(scripts.get_heads()) == 1
+    assert len(scripts.get_bases()) == 1
+
+
+async def test_a_newer_database_is_refused_untouched(opened_once: str) -> None:
+    await run_sql(opened_once, "UPDATE alembic_version SET version_num = 'from_the_future'")
+    store = SqlStore(opened_once)
+    with pytest.raises(StoreUnavailable, match=r"schema from_the_future.*a newer kvshelf has used it. Upgrade kvshelf"):
+        await store.open()
+    assert await store.check() == "The store is not open."
+
+    newest = "UPDATE alembic_version SET version_num = '0001'"
+    await run_sql(opened_once, newest)
+    await store.open()
+    assert list(await stored(store)) == [("acme", "lease")]
+    await store.close()
+
+
+async def test_a_database_of_something_else_is_refused_untouched(database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        store = SqlStore(database_url)  # makes the folder
+        await store.open()
+        await store.close()
+        await run_sql(database_url, *(f"DROP TABLE {name}" for name in ("alembic_version", "contents", "documents", "api_keys")))
+    else:
+        await run_sql(database_url, "CREATE TABLE versions (id text)")
+    store = SqlStore(database_url)
+    with pytest.raises(StoreUnavailable, match="already exists"):
+        await store.open()
+    engine = create_async_engine(database_url)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(lambda sync: inspect(sync).get_table_names()) == ["versions"]
+    await engine.dispose()
