@@ -66,7 +66,7 @@ def load(folder: Path) -> ChatTokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(_need(folder, "tokenizer.json")))
         settings = json.loads(_need(folder, "tokenizer_config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises nothing more special
         raise LayoutError(f"The tokenizer in {folder} can't be read: {error}") from error
     separate = folder / "chat_template.jinja"
     template = separate.read_text("utf-8") if separate.is_file() else settings.get("chat_template")

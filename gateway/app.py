@@ -41,6 +41,7 @@ from gateway.config import Config, database_url, server_secret
 from gateway.documents import Reading, Shelf
 from gateway.documents_api import DocumentsController, JobsController
 from gateway.errors import HANDLERS
+from gateway.health import Health
 from gateway.ingestion import Ingestion
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache
@@ -186,12 +187,10 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
 
     dependencies: dict[str, Any] = {
         "config": config,
-        "store": parts.store,
         "telemetry": parts.telemetry,
         "shelf": shelf,
         "classifier": classifier,
-        "pool": pool,
-        "catalog_watcher": catalog_watcher,
+        "health": Health(pool, parts.store, classifier, catalog_watcher),
     }
     return Litestar(
         route_handlers=[

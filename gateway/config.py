@@ -75,9 +75,9 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 class Routing(msgspec.Struct, frozen=True):
-    min_score: Share = 0.35
+    min_score: Share = 0.3
     """Below it: no match."""
-    margin: Share = 0.03
+    margin: Share = 0.02
     """The best document must lead the second by this much, else the question is ambiguous."""
 
 

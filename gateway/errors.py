@@ -94,7 +94,7 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
     details = [entry.get("message") for entry in error.extra if isinstance(entry, dict)] if isinstance(error.extra, list) else []
     words = ". ".join([error.detail, *filter(None, details)])
     if error.status_code >= HTTP_500_INTERNAL_SERVER_ERROR:
-        log.error("request_failed", path=request.url.path, error=words)
+        log.error("request_failed", path=request.url.path, error=words, exc_info=error.__cause__ or error)
     body = {"error": {"message": words, "type": kind, "param": None, "code": _CODES.get(error.status_code)}}
     return Response(msgspec.json.encode(body), status_code=error.status_code, media_type=JSON, headers=dict(error.headers or {}))
 

@@ -8,15 +8,13 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 
-from backends.base import Store
 from gateway.auth import Principal
-from gateway.catalog_file import CatalogWatcher
 from gateway.classifier import Classifier
 from gateway.config import Config
 from gateway.documents import Shelf
 from gateway.documents_api import decode
 from gateway.errors import JSON
-from gateway.pool import WorkerPool
+from gateway.health import Health
 from observability.telemetry import Telemetry
 from router.matching import Match, Route
 
@@ -74,26 +72,12 @@ async def live() -> dict[str, str]:
 
 
 @get("/health/ready", opt=PUBLIC, tags=["health"])
-async def ready(
-    pool: NamedDependency[WorkerPool],
-    store: NamedDependency[Store],
-    classifier: NamedDependency[Classifier],
-    catalog_watcher: NamedDependency[CatalogWatcher],
-) -> Response[bytes]:
+async def ready(health: NamedDependency[Health]) -> Response[bytes]:
     """200 where questions can be answered (`degraded`: with something missing), else 503; says what is wrong with what."""
-    database = await store.check()
-    problems = {
-        **{f"worker {name}": problem for name, problem in pool.problems.items()},
-        **({"kv server": pool.kv_problem} if pool.kv_problem else {}),
-        **({"database": database} if database else {}),
-        **({"embedding": classifier.problem} if classifier.problem else {}),
-        **({"catalog": "; ".join(catalog_watcher.problems)} if catalog_watcher.problems else {}),
-    }
-    able = pool.healthy > 0 and database is None
-    status = "unavailable" if not able else "degraded" if problems else "ready"
-    body = {"status": status, "workers_healthy": pool.healthy, "workers": len(pool), "problems": problems}
-    headers = {} if able else {"retry-after": "5"}
-    return Response(msgspec.json.encode(body), status_code=200 if able else 503, media_type=JSON, headers=headers)
+    report = await health.report()
+    unavailable = report.status == "unavailable"
+    headers = {"retry-after": "5"} if unavailable else {}
+    return Response(msgspec.json.encode(report), status_code=503 if unavailable else 200, media_type=JSON, headers=headers)
 
 
 @get("/metrics", opt=PUBLIC, include_in_schema=False, sync_to_thread=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from router.documents import Document, DocumentId
 
-DENSE_WEIGHT = 0.6
+DENSE_WEIGHT = 0.7
 CANDIDATES = 5
 
 Scores = NDArray[np.float32]

@@ -18,7 +18,6 @@ from backends.settings import LocalEngine, Model
 GIB = 1024**3
 HOST = "127.0.0.1"
 LMCACHE = "lmcache"
-EVENTS_TOPIC = "kv"
 MQ_TIMEOUT_S = 3
 """How long a worker waits for a dead LMCache server, once, before it goes on without it."""
 HEARTBEAT_S = 1
@@ -108,13 +107,13 @@ def lmcache_server(settings: LocalEngine, *, chunk_tokens: int, key_path: Path, 
 
 def worker(settings: LocalEngine, model: Model, number: int, *, cores: Sequence[int], environment: Mapping[str, str]) -> Command:
     """Worker `number` (from 1). `cores`: the processors that all workers share."""
-    port = settings.worker_port + number - 1
+    port, name = settings.worker_port + number - 1, f"worker-{number}"
     # An endpoint without `*` makes the worker connect, so one socket of the gateway hears all of them.
     events = {
         "enable_kv_cache_events": True,
         "publisher": "zmq",
         "endpoint": f"tcp://{HOST}:{settings.kv_events_port}",
-        "topic": EVENTS_TOPIC,
+        "topic": name,  # by which the gateway knows whose events they are
     }
     transfer = {
         "kv_connector": "LMCacheMPConnector",

@@ -105,7 +105,7 @@ class LocalStack:
     def versions(self) -> dict[str, str]:
         """Of "vllm" and "lmcache", as installed in the worker environment. Before `start` it blocks for about 0.1 s."""
         if self._versions is None:
-            self._versions = self._check().versions
+            self._versions = self.check().versions
         return dict(self._versions)
 
     async def start(self) -> None:
@@ -122,7 +122,7 @@ class LocalStack:
             found = await asyncio.to_thread(leftovers.end, self._data_path, self.log_path)
             if found:
                 self._on_event(f"ended what an earlier run had left behind: {', '.join(found)}")
-            self._versions = self._accept(await asyncio.to_thread(self._check))
+            self._versions = self._accept(await asyncio.to_thread(self.check))
             self._session = aiohttp.ClientSession()
             commands.shared_memory_file(self._settings).unlink(missing_ok=True)
             await self._launch(LMCACHE)
@@ -175,7 +175,8 @@ class LocalStack:
         ]
         return {command.name: command for command in (server, *workers)}
 
-    def _check(self) -> preflight.Report:
+    def check(self) -> preflight.Report:
+        """Look at everything that can be seen before anything starts. Blocks for about 0.1 s."""
         return self._preflight(self._settings, self._model, chunk_tokens=self._chunk_tokens, environment=self._environment)
 
     def _accept(self, report: preflight.Report) -> dict[str, str]:

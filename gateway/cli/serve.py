@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Awaitable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import rich_click as click
-import structlog
-import uvicorn
 import uvloop
-from litestar import Litestar
 from rich.console import Console
 
 from backends.base import Store
 from backends.local.stack import LocalStack
+from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
 from gateway import auth, catalog_file
 from gateway.app import create_app, open_parts
 from gateway.config import Config, database_url, load, server_secret
+from gateway.server import GatewayServer, listen, set_up_logging
 from gateway.strict_yaml import ConfigError
 from router.documents import TenantId
 from router.errors import KvshelfError
@@ -33,9 +30,6 @@ from router.prompts import derive
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
-
-GRACE_S = 25
-"""Answers under way at the end may take this long to finish."""
 
 ConfigPath = click.Path(path_type=Path, dir_okay=False)
 
@@ -121,7 +115,7 @@ def _load(path: Path) -> Config:
 
 
 def _run(config: Config, stack: LocalStack | None, key_file: Path | None = None) -> None:
-    _set_up_logging(config)
+    set_up_logging(config.telemetry.log_level)
     try:
         uvloop.run(_serve(config, stack, key_file))
     except (ConfigError, KvshelfError) as error:
@@ -133,7 +127,7 @@ async def _serve(config: Config, stack: LocalStack | None, key_file: Path | None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as cleanup:
-        listener = cleanup.enter_context(_listen(config.server.host, config.server.port))
+        listener = cleanup.enter_context(listen(config.server.host, config.server.port))
         if stack is not None:
             cleanup.push_async_callback(stack.stop)
             if not await _unless(stop, stack.start()):
@@ -148,34 +142,6 @@ async def _serve(config: Config, stack: LocalStack | None, key_file: Path | None
         await serving
         if not server.started and not stop.is_set():
             raise KvshelfError("The gateway could not start; its log above says why.")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Bound before anything else starts: a port in use must not cost a minute of waiting for the engine."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
-    except OSError as error:
-        raise KvshelfError(f"The gateway can't listen on {host}:{port} ({error.strerror}); set another `server.port`.") from error
-
-
-class GatewayServer(uvicorn.Server):
-    """uvicorn, with an event for having started, and with signals left to us."""
-
-    def __init__(self, app: Litestar, *, grace_s: int = GRACE_S) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app, http="httptools", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=grace_s
-            )
-        )
-        self.ready = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.ready.set()
 
 
 async def _first(*work: Awaitable[object]) -> None:
@@ -230,20 +196,3 @@ def _banner(config: Config, key: str | None) -> None:
             soft_wrap=True,
         )
     sys.stdout.flush()
-
-
-def _set_up_logging(config: Config) -> None:
-    """Structured lines on standard error: for people on a terminal, JSON elsewhere. Never a key or a document's text."""
-    level = logging.getLevelNamesMapping().get(config.telemetry.log_level.upper(), logging.INFO)
-    renderer: object = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    shared = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],  # type: ignore[list-item]
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

@@ -20,8 +20,8 @@ from backends.base import Store
 from backends.settings import Model
 from gateway import auth
 from gateway.app import Parts, create_app
-from gateway.cli.serve import GatewayServer
 from gateway.config import Config, Engine, Ingestion, RemoteWorker, Routing
+from gateway.server import GatewayServer
 from observability.telemetry import Telemetry
 from router.documents import TenantId
 from tests.fakes.embedder import FakeEmbedder

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from backends.base import Content
 from backends.store.database import Database
 from backends.store.sql_store import SqlStore
+from router.documents import Descriptor
 from router.errors import StoreUnavailable
 from tests.backends.store.samples import CONTENT, document, run_sql, stored, version
 
@@ -80,8 +80,10 @@ async def test_a_full_disk_is_named_and_nothing_half_stored(sqlite_url: str) -> 
     store = SqlStore(sqlite_url)
     await store.open()
     await store.add_version(document(current=version()), version(), CONTENT)
+    # Its last statement fails, so all before it must be undone.
+    big = document("big", descriptor=Descriptor("Big", summary="secret" * 100_000))
     with pytest.raises(StoreUnavailable, match=r"disk is full, so nothing was stored\. Make room") as caught:
-        await store.add_version(document("big"), version("v2"), Content(text="secret" * 100_000, prefix_ids=b""))
+        await store.add_version(big, version("v2"), CONTENT)
     assert "secret" not in f"{caught.value} {caught.value.__cause__}"
     assert await store.documents() == [document(current=version())]
     assert await store.unlinked_versions() == []

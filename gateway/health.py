@@ -1,0 +1,44 @@
+"""Whether the gateway can answer now, and what is wrong with what: one report for `/health/ready`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from backends.base import Store
+from gateway.catalog_file import CatalogWatcher
+from gateway.classifier import Classifier
+from gateway.pool import WorkerPool
+
+
+class Report(msgspec.Struct, frozen=True):
+    """`degraded`: questions are answered, but something is missing. `problems`: part → what is wrong with it."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    workers_healthy: int
+    workers: int
+    problems: dict[str, str]
+
+
+class Health:
+    def __init__(self, pool: WorkerPool, store: Store, classifier: Classifier, catalog_watcher: CatalogWatcher) -> None:
+        self._pool = pool
+        self._store = store
+        self._classifier = classifier
+        self._catalog_watcher = catalog_watcher
+
+    async def report(self) -> Report:
+        """Asks the database; what is known of the rest is at most a check interval old."""
+        database = await self._store.check()
+        parts = {
+            **{f"worker {name}": problem for name, problem in self._pool.problems.items()},
+            "kv server": self._pool.kv_problem,
+            "database": database,
+            "embedding": self._classifier.problem,
+            "catalog": "; ".join(self._catalog_watcher.problems),
+        }
+        problems = {part: problem for part, problem in parts.items() if problem}
+        able = self._pool.healthy > 0 and database is None
+        status: Literal["ready", "degraded", "unavailable"] = "unavailable" if not able else "degraded" if problems else "ready"
+        return Report(status, self._pool.healthy, len(self._pool), problems)

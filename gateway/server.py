@@ -1,0 +1,64 @@
+"""The process around the app: its socket, uvicorn, and its log lines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+from litestar import Litestar
+
+from router.errors import KvshelfError
+
+GRACE_S = 25
+"""Answers under way at the end may take this long to finish."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bound before anything else starts: a port in use must not cost a minute of waiting for the engine."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    except OSError as error:
+        raise KvshelfError(f"The gateway can't listen on {host}:{port} ({error.strerror}); set another `server.port`.") from error
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn, with an event for having started, and with signals left to us."""
+
+    def __init__(self, app: Litestar, *, grace_s: int = GRACE_S) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, http="httptools", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=grace_s
+            )
+        )
+        self.ready = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+def set_up_logging(log_level: str) -> None:
+    """Structured lines on standard error: for people on a terminal, JSON elsewhere. Never a key or a document's text."""
+    level = logging.getLevelNamesMapping().get(log_level.upper(), logging.INFO)
+    renderer: object = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    shared = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.format_exc_info, renderer],  # type: ignore[list-item]
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

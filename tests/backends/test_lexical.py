@@ -1,0 +1,73 @@
+"""BM25 over documents: words that they share with the question, as a share of the best that could be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.lexical import LexicalIndex
+
+LEASE = ["Apartment lease. Rent and keys.", "The tenant pays the rent on the first of the month."]
+LAB = ["Laboratory protocol.", "Centrifuge the samples for ten minutes.", "Wear gloves."]
+POLICY = ["Security policy.", "Passwords have at least twelve characters."]
+
+WORDS = st.lists(st.sampled_from(["rent", "keys", "tenant", "glove", "lab", "the", "a", "zebra"]), max_size=6).map(" ".join)
+
+
+@pytest.fixture(scope="module")
+def index() -> LexicalIndex:
+    return LexicalIndex([LEASE, LAB, POLICY])
+
+
+@pytest.mark.parametrize(
+    ("question", "best"), [("When is the rent due?", 0), ("How long do I centrifuge?", 1), ("How many characters?", 2)]
+)
+def test_the_document_with_the_questions_words_is_best(index: LexicalIndex, question: str, best: int) -> None:
+    scores = index.scores(question)
+    assert scores.argmax() == best
+    assert np.count_nonzero(scores) == 1
+    assert scores.shape == (3,)
+    assert scores.dtype == np.float32
+
+
+def test_a_documents_last_text_counts_as_much_as_its_first(index: LexicalIndex) -> None:
+    assert index.scores("gloves")[1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("question", ["zebra", "the", "", "???"])
+def test_a_question_without_known_words_scores_zero_everywhere(index: LexicalIndex, question: str) -> None:
+    assert index.scores(question).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_unknown_words_lower_the_score(index: LexicalIndex) -> None:
+    assert 0 < index.scores("rent zebra")[0] < index.scores("rent")[0] <= 1
+
+
+def test_case_and_plural_make_no_difference(index: LexicalIndex) -> None:
+    assert index.scores("RENTS").tolist() == index.scores("rent").tolist()
+    assert index.scores("sample")[1] == pytest.approx(index.scores("Samples")[1])
+    assert index.scores("sample")[1] > 0
+
+
+def test_a_rare_word_tells_more_than_a_common_one() -> None:
+    common = LexicalIndex([["contract rent"], ["contract keys"], ["contract lease"]])
+    scores = common.scores("contract keys")
+    assert scores[1] > 2 * scores[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(documents=st.lists(st.lists(WORDS, min_size=1, max_size=3), max_size=4), question=WORDS)
+def test_every_document_has_one_score_between_zero_and_one(documents: list[list[str]], question: str) -> None:
+    scores = LexicalIndex(documents).scores(question)
+    assert scores.shape == (len(documents),)
+    assert np.all((scores >= 0) & (scores <= 1))
+    for document, score in zip(documents, scores, strict=True):
+        shared = set(" ".join(document).split()) & set(question.split()) - {"the", "a"}
+        assert bool(score) is bool(shared)
+
+
+@pytest.mark.parametrize("texts", [[], [["the"]], [[""], ["of the"]]])
+def test_a_view_without_words_scores_zero(texts: list[list[str]]) -> None:
+    assert LexicalIndex(texts).scores("rent").tolist() == [0.0] * len(texts)
