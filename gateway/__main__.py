@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from gateway.cli import ask, documents, keys, serve
+from gateway.cli import ask, demo, documents, keys, serve
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,6 +16,7 @@ def main() -> None:
 main.add_command(serve.up)
 main.add_command(serve.serve)
 main.add_command(serve.check)
+main.add_command(demo.demo)
 main.add_command(ask.ask)
 main.add_command(ask.route)
 main.add_command(documents.documents)
