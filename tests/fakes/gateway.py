@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,10 @@ class Gateway:
             assert response.status == status, f"{response.status}: {text}"
             return json.loads(text)
 
+    async def ready(self) -> bool:
+        async with self.session.get(f"{self.url}/health/ready") as response:
+            return response.status == 200
+
     async def add(self, text: str, *, ready: bool = True, **fields: Any) -> Any:
         """Post a document; by default wait until it can be asked."""
         key = fields.pop("key", None)
@@ -127,7 +132,17 @@ class Gateway:
         async with self.request("POST", "/v1/chat/completions", json=body, key=key, headers=headers or {}) as response:
             answer = await response.json(content_type=None)
             assert response.status == status, answer
-            return {**answer, "headers": dict(response.headers)}
+            return {**answer, "headers": {name.lower(): value for name, value in response.headers.items()}}
+
+
+async def eventually(holds: Callable[[], Any], *, within_s: float = 5.0) -> None:
+    """Return once `holds()` (or what it gives to await) is true; fails after `within_s`. For what has no event to wait for."""
+    async with asyncio.timeout(within_s):
+        while True:
+            found = holds()
+            if await found if isawaitable(found) else found:
+                return
+            await asyncio.sleep(0.005)
 
 
 def sse(text: str) -> list[tuple[str, Any]]:

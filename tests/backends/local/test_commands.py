@@ -72,7 +72,7 @@ def test_worker() -> None:
     assert command.argv[-2:] == ("--seed", "7")
     events = json.loads(value(command, "--kv-events-config"))
     assert events["endpoint"] == "tcp://127.0.0.1:5557"  # no `*`: the worker connects, the gateway binds
-    assert (events["topic"], events["publisher"], events["enable_kv_cache_events"]) == ("kv", "zmq", True)
+    assert (events["topic"], events["publisher"], events["enable_kv_cache_events"]) == ("worker-2", "zmq", True)
     transfer = json.loads(value(command, "--kv-transfer-config"))
     assert transfer["kv_connector"] == "LMCacheMPConnector"
     assert transfer["kv_load_failure_policy"] == "recompute"

@@ -294,10 +294,13 @@ async def test_a_killed_gateway_leaves_nothing(lab: Lab) -> None:
     port = lab.machine.settings.worker_port
     lab.machine.behave(families=[port], stubborn=[port + 1])
     gateway = await run_gateway(lab)
+    guards = children(gateway.pid)
     assert len(lab.machine.pids()) == 4
     gateway.kill()
     await gateway.wait()
-    await asyncio.to_thread(wait_until_gone, lab.machine.pids())
+    await asyncio.to_thread(wait_until_gone, guards)
+    assert [pid for pid in lab.machine.pids() if alive(pid)] == []
+    assert not commands.shared_memory_file(lab.machine.settings).exists()
 
 
 async def test_what_outlives_its_guard_is_ended_at_the_next_start(lab: Lab) -> None:
@@ -331,6 +334,29 @@ async def test_a_data_folder_that_can_not_be_made(lab: Lab, tmp_path: Path) -> N
     (tmp_path / "data").touch()
     with pytest.raises(LocalEngineError, match="can't be written to"):
         await lab.stack().start()
+
+
+async def test_a_key_that_others_can_read_is_refused(lab: Lab) -> None:
+    stack = lab.stack()
+    stack.key_path.parent.mkdir(parents=True)
+    stack.key_path.write_bytes(bytes(32))
+    stack.key_path.chmod(0o640)
+    with pytest.raises(LocalEngineError, match="chmod 600"):
+        await stack.start()
+
+
+async def test_a_folder_that_fills_up_does_not_keep_a_worker_away(lab: Lab) -> None:
+    """What is running can't be noted any more: a folder stands in the note's place."""
+    stack = lab.stack(workers=1)
+    await stack.start()
+    (lab.data_path / "engine.json").unlink()
+    (lab.data_path / "engine.json").mkdir()
+    pid = stack.pid("worker-1")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await lab.events.until("can't be noted")
+    await lab.events.until("worker-1 is back")
+    (lab.data_path / "engine.json").rmdir()
 
 
 async def test_an_interpreter_that_is_gone_is_said(lab: Lab) -> None:
