@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import msgspec
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.payload import Payload
 
 from backends.base import Delta, TokenLogprobs, Usage
@@ -88,7 +89,7 @@ class VllmWorker:
                 delta = self._delta(data, started=started)
                 started = started or bool(delta.text)
                 yield delta
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise EngineFailed(f"Worker {self.name} broke off ({_words(error)}).", started=started) from error
         if not done:
             raise EngineFailed(f"Worker {self.name} ended its answer early.", started=started)
@@ -111,7 +112,10 @@ class VllmWorker:
         return Delta(choice.text, choice.finish_reason, choice.logprobs, usage)
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> EngineUnavailable | EngineFailed:
-        text = (await response.content.read(4096)).decode(errors="replace")
+        try:
+            text = (await response.content.read(4096)).decode(errors="replace")
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            text = _words(error)
         try:
             words = msgspec.json.decode(text, type=dict[str, _Error]).get("error", _Error(text)).message
         except msgspec.MsgspecError:

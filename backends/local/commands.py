@@ -56,6 +56,8 @@ class Command(msgspec.Struct, frozen=True):
     url: str
     ready_url: str
     first_question: dict[str, object] | None = None
+    remains: str = ""
+    """A file that it leaves behind when it is killed."""
 
 
 def absolute(path: Path) -> str:
@@ -102,7 +104,9 @@ def lmcache_server(settings: LocalEngine, *, chunk_tokens: int, key_path: Path, 
         *("--l2-adapter", json.dumps(disk)),
     )
     url = f"http://{HOST}:{settings.lmcache_http_port}"
-    return Command(LMCACHE, argv, plain_environment(environment), url, f"{url}/healthcheck")
+    return Command(
+        LMCACHE, argv, plain_environment(environment), url, f"{url}/healthcheck", remains=str(shared_memory_file(settings))
+    )
 
 
 def worker(settings: LocalEngine, model: Model, number: int, *, cores: Sequence[int], environment: Mapping[str, str]) -> Command:

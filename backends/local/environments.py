@@ -94,7 +94,7 @@ def set_up(root: Path, python: Path, environment: Mapping[str, str] = os.environ
     (root / ".kvshelf" / "logs").mkdir(parents=True, exist_ok=True)
     with _alone(root / ".kvshelf" / "setup.lock"):
         wanted = [each for each in (GATEWAY, WORKER) if not _is_current(root, each, version)]
-        _check_disk(root, sum(each.size_gb for each in wanted if not _is_sound(root / each.folder, version)))
+        check_disk(root, sum(each.size_gb for each in wanted if not _is_sound(root / each.folder, version)))
         for each in (GATEWAY, WORKER):
             bring_up_to_date(root, each, python, version, environment)
         _make_model(root, environment)
@@ -147,8 +147,9 @@ def _make_model(root: Path, environment: Mapping[str, str]) -> None:
 
 def _is_current(root: Path, wanted: Environment, version: str) -> bool:
     folder = root / wanted.folder
+    fingerprint = _fingerprint(root, wanted, version)
     try:
-        return (folder / MARKER).read_text("ascii") == _fingerprint(root, wanted, version) and (folder / "bin" / "python").exists()
+        return (folder / MARKER).read_text("ascii") == fingerprint and (folder / "bin" / "python").exists()
     except OSError:
         return False
 
@@ -195,7 +196,7 @@ def _words(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-def _check_disk(root: Path, needed_gb: float) -> None:
+def check_disk(root: Path, needed_gb: float) -> None:
     # While a wheel is unpacked, it lies there twice.
     free_gb = shutil.disk_usage(root).free / 1e9
     if needed_gb and free_gb < needed_gb + 0.5:

@@ -1,6 +1,7 @@
 """Stands between the gateway and one engine process, so that nothing of it outlives either. Stdlib only; run as a script.
 
-usage: guard.py GRACE_S -- COMMAND …    stdin: a pipe that closes when the gateway is gone; stdout: one line, the command's pid.
+usage: guard.py GRACE_S REMAINS -- COMMAND …    REMAINS: a file to remove at the end, or nothing (an empty argument)
+stdin: a pipe that closes when the gateway is gone; stdout: one line, the command's pid.
 It never restarts anything (`stack.py` does). Its exit status is the command's, or 128 + signal.
 """
 
@@ -87,18 +88,19 @@ def end(family: Family, grace_s: float, wait: select.poll) -> None:
         drain(wait, max(0.05, min(left_s, 1.0)))
 
 
-def drain(wait: select.poll, timeout_s: float | None) -> set[int]:
+def drain(wait: select.poll, timeout_s: float) -> set[int]:
     """Wait for the gateway's end or a signal; the descriptors that spoke."""
-    ready = {descriptor for descriptor, _ in wait.poll(None if timeout_s is None else timeout_s * 1000)}
+    ready = {descriptor for descriptor, _ in wait.poll(timeout_s * 1000)}
     for descriptor in ready:
         os.read(descriptor, 4096)
     return ready
 
 
 def main(arguments: Sequence[str]) -> int:
-    grace_s, separator, *command = arguments
+    grace_s, remains, separator, *command = arguments
     if separator != "--" or not command:
-        raise SystemExit("usage: guard.py GRACE_S -- COMMAND …")
+        raise SystemExit("usage: guard.py GRACE_S REMAINS -- COMMAND …")
+    gateway = os.getppid()
     asked: list[int] = []
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -112,10 +114,14 @@ def main(arguments: Sequence[str]) -> int:
     wait.register(reader, select.POLLIN)
     wait.register(0, select.POLLIN)
     while family.reap() and family.status is None and not asked:
-        if 0 in drain(wait, None):  # the pipe's other end closed: the gateway is gone, however it died
+        # The pipe's other end closes when the gateway is gone, however it died. A child that it forked may hold the
+        # pipe open for longer; then its parent is somebody else.
+        if 0 in drain(wait, 1.0) or os.getppid() != gateway:
             break
     wait.unregister(0)
     end(family, float(grace_s), wait)
+    if remains:
+        Path(remains).unlink(missing_ok=True)
     code = os.waitstatus_to_exitcode(family.status) if family.status is not None else 1
     return code if code >= 0 else 128 - code
 

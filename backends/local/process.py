@@ -41,7 +41,7 @@ class EngineProcess:
         """Run `command` in `folder`, its output appended to `log`. Raises LocalEngineError."""
         with _open_log(log, f"{command.name}: {' '.join(command.argv)}") as output:
             guard = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(GUARD), f"{grace_s:g}", "--", *command.argv),
+                *(sys.executable, "-I", "-S", str(GUARD), f"{grace_s:g}", command.remains, "--", *command.argv),
                 env=command.environment,
                 cwd=folder,
                 stdin=asyncio.subprocess.PIPE,  # never written to: it closes when this process ends, and the guard sees that

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -119,7 +120,7 @@ class LocalStack:
         self._prepare_folders()
         self._lock = leftovers.Lock(self._data_path)
         try:
-            found = await asyncio.to_thread(leftovers.end, self._data_path, self.log_path)
+            found = await asyncio.to_thread(leftovers.end, self._data_path, self.log_path, grace_s=self._timing.grace_s)
             if found:
                 self._on_event(f"ended what an earlier run had left behind: {', '.join(found)}")
             self._versions = self._accept(await asyncio.to_thread(self.check))
@@ -145,7 +146,7 @@ class LocalStack:
             await self._session.close()
             self._session = None
         if self._lock is not None:
-            await asyncio.to_thread(leftovers.end, self._data_path, self.log_path)
+            await asyncio.to_thread(leftovers.end, self._data_path, self.log_path, grace_s=self._timing.grace_s)
             commands.shared_memory_file(self._settings).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
@@ -194,6 +195,9 @@ class LocalStack:
         except OSError as error:
             problem = f"`data_path` is {self._data_path}, which can't be written to ({error.strerror}). Change its owner (chown)."
             raise LocalEngineError([problem]) from error
+        if stat.S_IMODE(self.key_path.stat().st_mode) & 0o077:
+            problem = f"{self.key_path}: others can read the disk tier's key. Mend it with: chmod 600 {self.key_path}"
+            raise LocalEngineError([problem])
 
     async def _launch(self, name: str) -> None:
         """Start one process, wait until it answers, and watch it from then on. On failure it is ended again."""
@@ -264,12 +268,20 @@ class LocalStack:
             self._record()
 
     def _record(self) -> None:
-        leftovers.record(self._data_path, {name: process.pid for name, process in self._running.items()})
+        try:
+            leftovers.record(self._data_path, {name: process.pid for name, process in self._running.items()})
+        except OSError as error:  # a full disk must not keep a process from being brought back
+            self._on_event(f"what is running can't be noted in {self._data_path} ({error.strerror})")
 
 
 def _make_key(path: Path) -> None:
-    """32 random bytes that only their owner may read. An existing file is left as it is."""
+    """32 random bytes that only their owner may read, whole or not at all. An existing file is left as it is."""
+    if path.exists():
+        return
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secrets.token_bytes(KEY_BYTES))
     with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
+        os.link(partial, path)
+    partial.unlink()

@@ -75,6 +75,8 @@ class FakeWorker:
         self.problem: str | None = None
         self.faults: list[Fault] = []
         self.bodies: list[dict[str, Any]] = []
+        self.prefilled_tokens = 0
+        """Prompt tokens that were not cached, of all requests that came to their end."""
         self.before_delta: Callable[[int], Any] | None = None
         """Awaited before each delta, with its number: where a test holds an answer up."""
         self.aborted = 0
@@ -135,7 +137,36 @@ class FakeWorker:
                 self.host.ram.setdefault(salt, set()).add(chunk)
                 self.host.disk.setdefault(salt, set()).add(chunk)
         # The last token is always computed.
-        return max((len(chunk) for chunk in known if len(chunk) < len(request["prompt"])), default=0)
+        cached = max((len(chunk) for chunk in known if len(chunk) < len(request["prompt"])), default=0)
+        self.prefilled_tokens += len(request["prompt"]) - cached
+        return cached
+
+
+class Gate:
+    """Holds a worker's requests before their first delta until it is opened: those that `applies`, given their body."""
+
+    def __init__(self, worker: FakeWorker, applies: Callable[[dict[str, Any]], bool] = lambda _: True) -> None:
+        self.held: list[dict[str, Any]] = []
+        self._worker = worker
+        self._applies = applies
+        self._reached = asyncio.Event()
+        self._opened = asyncio.Event()
+        worker.before_delta = self
+
+    async def __call__(self, number: int) -> None:
+        if number == 0 and not self._opened.is_set() and self._applies(body := self._worker.bodies[-1]):
+            self.held.append(body)
+            self._reached.set()
+            await self._opened.wait()
+
+    async def reached(self) -> dict[str, Any]:
+        """The first body that was held, once there is one."""
+        async with asyncio.timeout(5):
+            await self._reached.wait()
+        return self.held[0]
+
+    def open(self) -> None:
+        self._opened.set()
 
 
 def _chunks(ids: Sequence[int]) -> set[tuple[int, ...]]:

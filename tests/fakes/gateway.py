@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from inspect import isawaitable
 from pathlib import Path
@@ -52,8 +52,16 @@ class Gateway:
     """A running gateway, its fakes, and a client that holds a key."""
 
     def __init__(
-        self, folder: Path, *, workers: int = 1, store: Store | None = None, host: FakeHost | None = None, **changes: Any
+        self,
+        folder: Path,
+        *,
+        workers: int = 1,
+        store: Store | None = None,
+        host: FakeHost | None = None,
+        versions: Mapping[str, str] | None = None,
+        **changes: Any,
     ) -> None:
+        """`store` and `host` of an earlier gateway: a restart. `versions`: the engine's. `changes`: of `config`."""
         self.config = config(folder, **changes)
         self.store = store or MemoryStore()
         self.host = host or FakeHost()
@@ -62,6 +70,8 @@ class Gateway:
         self.embedder = FakeEmbedder()
         self.spans = InMemorySpanExporter()
         self.telemetry = Telemetry(span_processor=SimpleSpanProcessor(self.spans))
+        self.versions = versions or {"vllm": "0", "lmcache": "0"}
+        self.app: Litestar
         self.url = ""
         self.session: aiohttp.ClientSession
         self.key = ""
@@ -76,12 +86,13 @@ class Gateway:
             kv_server=self.kv_server,
             embedder=self.embedder,
             tokenizer=simple(),
-            versions={"vllm": "0", "lmcache": "0"},
+            versions=self.versions,
             secret=SECRET,
             telemetry=self.telemetry,
         )
         try:
-            async with serving(create_app(self.config, parts)) as self.url, aiohttp.ClientSession() as self.session:
+            self.app = create_app(self.config, parts)
+            async with serving(self.app) as self.url, aiohttp.ClientSession() as self.session:
                 yield self
         finally:
             self.telemetry.close()
