@@ -21,6 +21,7 @@ from gateway.strict_yaml import ConfigError
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, DocumentId, Owner, check_id
 from router.errors import KvshelfError
+from router.prompts import clean_text
 
 log = structlog.get_logger("catalog")
 
@@ -66,14 +67,14 @@ def load(path: Path) -> list[Declared]:
         at = f"{path}: `documents[{number}]` ({entry.id})"
         owner = Owner(entry.tenant) if entry.tenant else SHARED
         try:
-            text = text_of(entry.file.read_bytes(), name=str(entry.file))
+            text = clean_text(text_of(entry.file.read_bytes(), name=str(entry.file)))
         except OSError as error:
             problems.append(f"{at}: {entry.file} can't be read: {error.strerror}")
             continue
         except KvshelfError as error:
             problems.append(f"{at}: {error}")
             continue
-        if not text.strip():
+        if not text:
             problems.append(f"{at}: {entry.file} is empty")
         if (owner, entry.id) in declared:
             problems.append(f"{at}: declared twice")

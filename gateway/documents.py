@@ -17,6 +17,7 @@ import structlog
 from msgspec.structs import replace
 
 from backends.base import Content, Store
+from backends.extract import NotText
 from gateway.classifier import Classifier
 from router.documents import (
     Catalog,
@@ -82,9 +83,13 @@ class Shelf:
         """Make this text the document's content: a new document, a new version, or nothing where it is the same.
 
         The version that answers goes on answering until the new one is ready. Raises InvalidRequest for an empty
-        text and DocumentTooLong for one that leaves no room to answer.
+        text, NotText for one with NULs, and DocumentTooLong for one that leaves no room to answer.
         """
         text = clean_text(raw)
+        if "\0" in text:  # PostgreSQL stores none
+            raise NotText(
+                "The document is binary data; kvshelf reads plain text and Markdown in UTF-8. Convert it to text first.", param="text"
+            )
         if not text:
             raise InvalidRequest("The document is empty: it has no text.", param="text")
         digest = content_digest(text)

@@ -12,17 +12,32 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 from msgspec import Meta
 
-from backends.extract import text_of
+from backends.extract import NotText, text_of
 from gateway.auth import Principal
 from gateway.documents import Shelf
 from router.descriptors import guess_title
-from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, TenantId, Version, VersionState, check_id, slug
+from router.documents import (
+    SHARED,
+    Descriptor,
+    Document,
+    DocumentId,
+    Owner,
+    TenantId,
+    Version,
+    VersionState,
+    check_id,
+    content_digest,
+    slug,
+)
 from router.errors import Conflict, InvalidRequest, NotFound
+from router.prompts import clean_text
 
 T = TypeVar("T")
-Title = Annotated[str, Meta(min_length=1, max_length=300)]
-Summary = Annotated[str, Meta(max_length=4000)]
-Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=50)]
+_NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL stores none."""
+Title = Annotated[str, Meta(min_length=1, max_length=300, pattern=_NO_NUL)]
+Summary = Annotated[str, Meta(max_length=4000, pattern=_NO_NUL)]
+Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500, pattern=_NO_NUL)], ...], Meta(max_length=50)]
 
 
 class NewDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,7 +124,7 @@ class DocumentsController(Controller):
         shelf: NamedDependency[Shelf],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
-        title: FromQuery[str | None] = None,
+        title: Annotated[str | None, QueryParameter(max_length=300, pattern=_NO_NUL)] = None,
         shared: FromQuery[bool] = False,
     ) -> Response[DocumentView]:
         """Add a document or replace its content; it is read in the background (202), or is there already (200).
@@ -118,8 +133,11 @@ class DocumentsController(Controller):
         `shared` in the query.
         """
         body = await request.body()
-        if request.content_type[0] == "application/json":
+        kind = request.content_type[0]
+        if kind == "application/json":
             new = decode(body, NewDocument)
+        elif kind == "multipart/form-data":
+            raise NotText("Send the text itself instead of a form, e.g. with: curl --data-binary @FILE", param="text")
         else:
             new = NewDocument(text_of(body), document_id, title, shared=shared)
         return await _put(shelf, request.auth, new)
@@ -166,12 +184,15 @@ class JobsController(Controller):
 async def _put(shelf: Shelf, principal: Principal, new: NewDocument) -> Response[DocumentView]:
     owner = SHARED if new.shared else Owner(principal.tenant)
     principal.need("share" if new.shared else "documents")
-    title = new.title or guess_title(new.text, new.id or "Untitled")
-    document_id = DocumentId(check_id(new.id) if new.id is not None else check_id(slug(title) or "document"))
+    text = clean_text(new.text)
+    title = new.title or guess_title(text, new.id or "Untitled")
+    # A title without a Latin letter gives no id; the content then does, as one id for all such titles would mix them up.
+    made_id = slug(title) or f"document-{content_digest(text)[:12]}"
+    document_id = DocumentId(check_id(new.id) if new.id is not None else made_id)
     before = shelf.catalog.get(owner, document_id)
     if before is not None and before.source == "catalog":
         raise _from_catalog(before)
-    document = await shelf.put(owner, document_id, new.text, Descriptor(title, new.summary, new.tags, new.questions))
+    document = await shelf.put(owner, document_id, text, Descriptor(title, new.summary, new.tags, new.questions))
     return Response(_view(document), status_code=202 if document.incoming is not None else 200)
 
 

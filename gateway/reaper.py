@@ -7,6 +7,7 @@ A version that a question still uses is spared until its lease is back.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
@@ -53,24 +54,32 @@ class Reaper:
         """Clear what can be cleared now; returns how many versions were."""
         cleared = 0
         try:
-            for version in await self._store.unlinked_versions():
-                if not self._ledger.leased(version.id) and await self._clear(version):
+            unlinked = await self._store.unlinked_versions()
+            for version in unlinked:
+                if not self._ledger.leased(version.id) and await self._clear(version, unlinked):
                     cleared += 1
         except KvshelfError as error:
             log.warning("clearing_postponed", error=str(error))
         return cleared
 
-    async def _clear(self, version: Version) -> bool:
-        if self._kv_server is not None:
-            content = await self._store.content(version.id)
+    async def _clear(self, version: Version, unlinked: Sequence[Version]) -> bool:
+        content = await self._store.content(version.id)
+        if not self._kv_in_use(version, unlinked):
             try:
-                await self._kv_server.delete(ids_from_bytes(content.prefix_ids), version.salt)
+                if self._kv_server is not None:
+                    await self._kv_server.delete(ids_from_bytes(content.prefix_ids), version.salt)
             except OSError as error:
                 log.warning("kv_not_deleted", version=version.id, error=str(error))
                 return False
+            self._ledger.forget(version)
         self._prefixes.drop(version.id)
         self._classifier.forget(version.id)
-        self._ledger.forget(version)
         await self._store.remove_version(version.id)
         log.info("version_cleared", version=version.id)
         return True
+
+    def _kv_in_use(self, version: Version, unlinked: Sequence[Version]) -> bool:
+        """Whether another version has the same salt, as it has the same content, and is linked or leased: their KV is one."""
+        linked = (link for document in self._shelf.catalog for link in (document.current, document.incoming) if link is not None)
+        leased = (other for other in unlinked if self._ledger.leased(other.id))
+        return any(other.salt == version.salt and other.id != version.id for other in (*linked, *leased))

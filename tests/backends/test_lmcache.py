@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 from blake3 import blake3
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.lmcache import LMCacheServer, chunk_hashes, file_name
@@ -104,6 +104,7 @@ def write_chunks(folder: Path, chunks: int, *, salt: str = SALT, size: int = CHU
     return paths
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=5 * CHUNK))
 def test_a_chunks_key_is_the_chain_over_all_before_it(ids: list[int]) -> None:
     assert [key.hex() for key in chunk_hashes(ids, CHUNK)] == keys_of(ids)

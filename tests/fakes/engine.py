@@ -38,6 +38,8 @@ class FakeKVServer:
         self.host = host
         self.problem: str | None = None
         self.deleted: list[Salt] = []
+        self.before_delete: Callable[[], None] | None = None
+        """Called at each deletion, also at one that fails."""
 
     async def check(self) -> str | None:
         return self.problem
@@ -51,6 +53,8 @@ class FakeKVServer:
         return (await self.held(ids, salt)).disk >= 1
 
     async def delete(self, ids: Sequence[int], salt: Salt) -> None:
+        if self.before_delete is not None:
+            self.before_delete()
         if self.problem is not None:
             raise OSError(self.problem)
         self.deleted.append(salt)
@@ -79,6 +83,8 @@ class FakeWorker:
         """Prompt tokens that were not cached, of all requests that came to their end."""
         self.before_delta: Callable[[int], Any] | None = None
         """Awaited before each delta, with its number: where a test holds an answer up."""
+        self.answering: dict[str, Any] = {}
+        """The body whose delta `before_delta` is called for."""
         self.aborted = 0
         self.open = 0
 
@@ -115,6 +121,7 @@ class FakeWorker:
             if fault is not None and fault.at == number:
                 raise fault.error
             if self.before_delta is not None:
+                self.answering = request
                 await self.before_delta(number)
             await asyncio.sleep(0)
             logprobs = TokenLogprobs([word], [-0.5], [{word: -0.5}]) if "logprobs" in request else None
@@ -143,18 +150,19 @@ class FakeWorker:
 
 
 class Gate:
-    """Holds a worker's requests before their first delta until it is opened: those that `applies`, given their body."""
+    """Holds a worker's requests before their `at`-th delta until it is opened: those that `applies`, given their body."""
 
-    def __init__(self, worker: FakeWorker, applies: Callable[[dict[str, Any]], bool] = lambda _: True) -> None:
+    def __init__(self, worker: FakeWorker, applies: Callable[[dict[str, Any]], bool] = lambda _: True, *, at: int = 0) -> None:
         self.held: list[dict[str, Any]] = []
         self._worker = worker
         self._applies = applies
+        self._at = at
         self._reached = asyncio.Event()
         self._opened = asyncio.Event()
         worker.before_delta = self
 
     async def __call__(self, number: int) -> None:
-        if number == 0 and not self._opened.is_set() and self._applies(body := self._worker.bodies[-1]):
+        if number == self._at and not self._opened.is_set() and self._applies(body := self._worker.answering):
             self.held.append(body)
             self._reached.set()
             await self._opened.wait()

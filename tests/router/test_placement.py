@@ -36,7 +36,7 @@ def placed(*names: str) -> dict[VersionId, str | None]:
     return {version: choose(version, idle(*names)) for version in VERSIONS}
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(workers=WORKERS, avoid=st.frozensets(st.sampled_from("abcdef"), max_size=3), version=st.sampled_from(VERSIONS))
 def test_a_full_an_unhealthy_and_an_avoided_worker_are_never_chosen(
     workers: list[WorkerView], avoid: frozenset[str], version: VersionId
@@ -46,6 +46,7 @@ def test_a_full_an_unhealthy_and_an_avoided_worker_are_never_chosen(
     assert chosen in able if able else chosen is None
 
 
+@settings(max_examples=50, deadline=None)
 @given(workers=WORKERS, version=st.sampled_from(VERSIONS), rng=st.randoms())
 def test_the_choice_does_not_depend_on_the_workers_order(workers: list[WorkerView], version: VersionId, rng: random.Random) -> None:
     shuffled = rng.sample(workers, len(workers))

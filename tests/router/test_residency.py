@@ -70,6 +70,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.gpu(worker).removed([block(salt, path) for path in paths])
         self.blocks[worker] -= {(salt, path) for path in paths}
 
+    @rule(worker=st.sampled_from(WORKERS), salt=SALTS)
+    def remove_all_blocks_of_a_version(self, worker: str, salt: Salt) -> None:
+        gone = {place for place in self.blocks[worker] if place[0] == salt}
+        self.ledger.gpu(worker).removed([block(*place) for place in gone])
+        self.blocks[worker] -= gone
+
     @rule(worker=st.sampled_from(WORKERS))
     def worker_restarts(self, worker: str) -> None:
         self.ledger.forget_worker(worker)
@@ -133,6 +139,14 @@ LedgerMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=
 TestLedger = LedgerMachine.TestCase
 
 
+def test_a_version_is_in_use_until_its_last_lease_is_back() -> None:
+    ledger = Ledger()
+    ledger.lease(VERSIONS[0].id)
+    ledger.lease(VERSIONS[0].id)
+    assert [ledger.release(VERSIONS[0].id), ledger.leased(VERSIONS[0].id)] == [False, True]
+    assert [ledger.release(VERSIONS[0].id), ledger.leased(VERSIONS[0].id)] == [True, False]
+
+
 def chain(tier: GpuTier, hashes: Sequence[int], parent: int | None = None, salt: str | None = "salt-1") -> GpuTier:
     tier.stored(hashes, parent, None if salt is None else Salt(salt), BLOCK_TOKENS)
     return tier
@@ -146,6 +160,13 @@ def test_a_share_is_counted_without_a_gap_from_the_beginning() -> None:
     tier.removed([10, 99])
     assert tier.share(VERSIONS[1]) == 0.0
     assert repr(tier) == "<GpuTier 1 blocks of 1 salts>"
+
+
+def test_a_version_whose_last_block_is_removed_leaves_nothing_behind() -> None:
+    tier = chain(GpuTier(), [10])
+    tier.removed([10])
+    tier.check()
+    assert repr(tier) == "<GpuTier 0 blocks of 0 salts>"
 
 
 def test_blocks_of_questions_do_not_count_beyond_the_whole() -> None:
