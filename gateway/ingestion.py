@@ -24,7 +24,7 @@ from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache, PreparedPrefix
 from observability.telemetry import DOCUMENT, OUTCOME, READING_SPAN, Telemetry
 from router.documents import DocumentId, Owner, Version, VersionId, VersionState
-from router.errors import EngineFailed, EngineUnavailable, KvshelfError, NotFound
+from router.errors import EngineFailed, EngineUnavailable, KvshelfError, NotFound, StoreUnavailable
 from router.planner import Pace, next_segment
 from router.prompts import suffix_ids
 from router.residency import Ledger
@@ -33,7 +33,7 @@ from router.upstream import body, opening
 log = structlog.get_logger("ingestion")
 
 ATTEMPTS = 3
-"""Readings of one version before it is given up."""
+"""Failures, of a healthy worker or of keeping the KV, before a version is given up."""
 STORED_WITHIN_S = 30.0
 POLL_S = 0.1
 RETRY_S = 0.5
@@ -107,8 +107,7 @@ class Ingestion:
             except KvshelfError as error:
                 outcome = "failed"
                 log.warning("reading_failed", document=document_id, version=version_id, error=str(error))
-                if (version := self._shelf.incoming(owner, document_id, version_id)) is not None:
-                    await self._shelf.record(owner, document_id, replace(version, state=VersionState.FAILED, error=str(error)))
+                await self._fail(owner, document_id, version_id, error)
             finally:
                 self._ledger.release(version_id)
             span.set_attribute(OUTCOME, outcome)
@@ -119,23 +118,38 @@ class Ingestion:
 
     async def _course(self, owner: Owner, document_id: DocumentId, version_id: VersionId) -> bool:
         """True once the version is ready, False where nobody wants it any more. Raises KvshelfError where it can't be read."""
-        for attempt in range(ATTEMPTS):
-            while True:
-                version = self._shelf.incoming(owner, document_id, version_id)
-                if version is None:
-                    return False
-                if version.read_tokens >= version.prefix_tokens:
-                    break
+        failures = 0
+        while (version := self._shelf.incoming(owner, document_id, version_id)) is not None:
+            try:
                 prefix = await self._prefixes.get(version)
-                await self._segments(owner, document_id, version, prefix)
-            if await self._stored(prefix := await self._prefixes.get(version), version) and await self._verified(version, prefix):
-                await self._shelf.promote(owner, document_id, version)
-                return True
-            log.info("reading_again", document=document_id, version=version_id, attempt=attempt + 1)
-            await self._shelf.record(owner, document_id, replace(version, read_tokens=0))
-        raise EngineFailed(
-            f"The document was read {ATTEMPTS} times, but its KV was not kept. Is the KV server up, and is there room on its disk?"
-        )
+                if version.read_tokens < version.prefix_tokens:
+                    await self._segments(owner, document_id, version, prefix)
+                elif await self._stored(prefix, version) and await self._verified(version, prefix):
+                    await self._shelf.promote(owner, document_id, version)
+                    return True
+                else:
+                    await self._shelf.record(owner, document_id, replace(version, read_tokens=0))
+                    raise EngineFailed(
+                        "The document was read, but its KV was not kept. Is the KV server up, and is there room on its disk?"
+                    )
+            except EngineFailed as error:
+                failures += 1
+                if failures == ATTEMPTS:
+                    raise
+                log.info("reading_again", document=document_id, version=version_id, failures=failures, error=str(error))
+            except StoreUnavailable as error:
+                log.warning("reading_postponed", document=document_id, version=version_id, error=str(error))
+                await asyncio.sleep(RETRY_S)
+        return False
+
+    async def _fail(self, owner: Owner, document_id: DocumentId, version_id: VersionId, error: KvshelfError) -> None:
+        """Have it stored why the version could not be read, once the database takes it."""
+        while (version := self._shelf.incoming(owner, document_id, version_id)) is not None:
+            try:
+                await self._shelf.record(owner, document_id, replace(version, state=VersionState.FAILED, error=str(error)))
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
 
     async def _segments(self, owner: Owner, document_id: DocumentId, version: Version, prefix: PreparedPrefix) -> None:
         """Read on until the end, until the version is superseded, or until the worker fails."""
@@ -164,10 +178,8 @@ class Ingestion:
             except EngineUnavailable as error:
                 self._pool.failed(worker, str(error))
                 return
-            except EngineFailed as error:
-                log.info("segment_failed", document=document_id, worker=worker.name, error=str(error))
-                await asyncio.sleep(RETRY_S)
-                if worker.name in self._pool.problems or await worker.check() is not None:
+            except EngineFailed:
+                if await self._is_out(worker):
                     return
                 raise
             pace = pace.after(end - version.read_tokens, time.perf_counter() - started)
@@ -197,9 +209,20 @@ class Ingestion:
         while True:
             await self._pool.usable()
             with suppress(EngineUnavailable):
-                usage = await self._ask(self._pool.pick(version), question)
+                worker = self._pool.pick(version)
+                try:
+                    usage = await self._ask(worker, question)
+                except EngineFailed:
+                    if await self._is_out(worker):
+                        continue
+                    raise
                 return usage.cached_tokens >= version.prefix_tokens
             await asyncio.sleep(RETRY_S)
+
+    async def _is_out(self, worker: Worker) -> bool:
+        """Whether the worker that broke a request off is gone, a moment later: then it was no fault of the document."""
+        await asyncio.sleep(RETRY_S)
+        return worker.name in self._pool.problems or await worker.check() is not None
 
     async def _ask(self, worker: Worker, parts: tuple[bytes, bytes]) -> Usage:
         """Send one request and read it to its end."""

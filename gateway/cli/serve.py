@@ -133,10 +133,12 @@ async def _serve(config: Config, stack: LocalStack | None, key_file: Path | None
             if not await _unless(stop, stack.start()):
                 return
         parts = await cleanup.enter_async_context(open_parts(config, stack))
+        # Before the first request can be made: whoever waits for the gateway finds the key there.
+        key = await _demo_key(parts.store, parts.secret, key_file) if key_file is not None else None
         server = GatewayServer(create_app(config, parts))
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         if await _unless(stop, _first(serving, server.ready.wait())) and server.started:
-            _banner(config, await _demo_key(parts.store, parts.secret, key_file) if key_file is not None else None)
+            _banner(config, key)
             await _unless(stop, _first(serving))
         server.should_exit = True
         await serving

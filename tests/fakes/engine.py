@@ -50,7 +50,7 @@ class FakeKVServer:
         return Held(ram=share[0], disk=share[1])
 
     async def stored(self, ids: Sequence[int], salt: Salt) -> bool:
-        return (await self.held(ids, salt)).disk >= 1
+        return self.problem is None and (await self.held(ids, salt)).disk >= 1
 
     async def delete(self, ids: Sequence[int], salt: Salt) -> None:
         if self.before_delete is not None:
@@ -150,19 +150,26 @@ class FakeWorker:
 
 
 class Gate:
-    """Holds a worker's requests before their `at`-th delta until it is opened: those that `applies`, given their body."""
+    """Holds a worker's requests before their `at`-th delta until it is opened: those that `applies`, given their body.
+
+    Goes into `worker.before_delta`; what was there before is called first.
+    """
 
     def __init__(self, worker: FakeWorker, applies: Callable[[dict[str, Any]], bool] = lambda _: True, *, at: int = 0) -> None:
         self.held: list[dict[str, Any]] = []
         self._worker = worker
         self._applies = applies
         self._at = at
+        self._before = worker.before_delta
         self._reached = asyncio.Event()
         self._opened = asyncio.Event()
         worker.before_delta = self
 
     async def __call__(self, number: int) -> None:
-        if number == self._at and not self._opened.is_set() and self._applies(body := self._worker.answering):
+        body = self._worker.answering
+        if self._before is not None:
+            await self._before(number)
+        if number == self._at and not self._opened.is_set() and self._applies(body):
             self.held.append(body)
             self._reached.set()
             await self._opened.wait()

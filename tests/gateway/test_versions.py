@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.ingestion import ATTEMPTS
 from router.errors import EngineFailed
 from tests.fakes.engine import Fault, Gate
 from tests.fakes.gateway import Gateway, eventually
@@ -134,7 +135,7 @@ async def test_a_document_removed_and_added_again_keeps_its_kv(gateway: Gateway)
 
 async def test_a_new_version_that_can_not_be_read_leaves_the_old_one_answering(gateway: Gateway) -> None:
     old = await read(gateway, FIRST)
-    gateway.workers[0].faults = [Fault(EngineFailed("It does not fit."))]
+    gateway.workers[0].faults = [Fault(EngineFailed("It does not fit."))] * ATTEMPTS
     added = await gateway.add(SECOND, id="lease", ready=False)
     assert await gateway.finished(added["job"]["id"]) == "failed"
     shown = await gateway.json("GET", "/v1/documents/lease")
