@@ -49,7 +49,9 @@ class SentenceEmbedder:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a gateway that starts must not depend on a hub
         try:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
 
+            disable_progress_bar()  # type: ignore[no-untyped-call]
             return SentenceTransformer(str(folder), device="cpu")
         except (ImportError, OSError, ValueError) as error:
             raise EmbedderUnavailable(f"The embedding model in {folder} can't be loaded: {error}") from error

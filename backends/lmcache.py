@@ -10,9 +10,9 @@ import asyncio
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import aiohttp
+import msgspec
 import structlog
 from blake3 import blake3
 
@@ -41,6 +41,37 @@ def file_name(model: str, key: bytes, salt: Salt) -> str:
     return f"{model.replace('/', '-SEP-')}@{KV_RANK:#010x}@0@{key.hex()}@{salt}.data"
 
 
+def kv_bytes_a_token(folder: Path, dtype: str) -> int | None:
+    """Bytes of KV a token of this model takes: 2 (keys, values) × layers × KV heads × head size × bytes a number.
+
+    From the Hugging Face folder's config.json; None where it does not say (other kinds of attention).
+    """
+    width = {"float32": 4, "bfloat16": 2, "float16": 2}.get(dtype)
+    try:
+        found = msgspec.json.decode((folder / "config.json").read_bytes(), type=_ModelConfig)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    heads = found.num_key_value_heads or found.num_attention_heads
+    size = found.head_dim or found.hidden_size // found.num_attention_heads
+    return 2 * found.num_hidden_layers * heads * size * width if width is not None else None
+
+
+class _ModelConfig(msgspec.Struct):
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    current_usage_gb: float = 0.0
+
+
+class _Deleted(msgspec.Struct):
+    ok: bool
+
+
 class LMCacheServer:
     def __init__(
         self,
@@ -50,16 +81,23 @@ class LMCacheServer:
         model: str,
         chunk_tokens: int,
         disk_path: Path | None,
+        chunk_bytes: int | None = None,
         name: str = "lmcache",
     ) -> None:
-        """`model` is the workers' `--model`; `disk_path` the disk tier's folder, None where it can't be seen from here."""
+        """`model` is the workers' `--model`; `disk_path` the disk tier's folder, None where it can't be seen from here.
+
+        `chunk_bytes`: what a chunk takes in RAM (see `kv_bytes_a_token`); learned from the files where there are some,
+        so it must be known where `disk_path` is None. Raises ValueError where neither is given.
+        """
+        if disk_path is None and chunk_bytes is None:
+            raise ValueError("either disk_path or chunk_bytes")
         self.name = name
         self._url = url.rstrip("/")
         self._session = session
         self._model = model
         self._chunk_tokens = chunk_tokens
         self._disk_path = disk_path
-        self._chunk_bytes: float | None = None
+        self._chunk_bytes = chunk_bytes
 
     def __repr__(self) -> str:
         return f"<LMCacheServer {self._url} disk={self._disk_path}>"
@@ -80,11 +118,11 @@ class LMCacheServer:
         if not chunks:
             return Held()
         sizes, ram_bytes = await asyncio.gather(asyncio.to_thread(self._file_sizes, ids, salt), self._ram_bytes(salt))
-        if sizes:
+        if self._chunk_bytes is None and sizes:
             self._chunk_bytes = max(sizes)
-        in_ram = ram_bytes / self._chunk_bytes if self._chunk_bytes else float(bool(ram_bytes)) * chunks
         # Encrypted files are a few bytes longer than what they hold: round to whole chunks.
-        return Held(ram=min(round(in_ram) / chunks, 1.0), disk=len(sizes) / chunks)
+        in_ram = round(ram_bytes / self._chunk_bytes) if self._chunk_bytes else 0
+        return Held(ram=min(in_ram / chunks, 1.0), disk=len(sizes) / chunks)
 
     async def stored(self, ids: Sequence[int], salt: Salt) -> bool:
         """Whether the whole prefix is where it outlives the engine: on disk, or in RAM where the disk can't be seen."""
@@ -107,17 +145,19 @@ class LMCacheServer:
             body = {"keys": keys[start : start + MAX_KEYS_A_DELETE], "tier": "all"}
             try:
                 async with self._session.delete(f"{self._url}/cache/objects", json=body, timeout=TIMEOUT) as response:
-                    answer: Any = await response.json()
-            except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+                    raw = await response.read()
+                    done = response.status == 200 and msgspec.json.decode(raw, type=_Deleted).ok
+            except (TimeoutError, aiohttp.ClientError, msgspec.MsgspecError) as error:
                 raise OSError(f"LMCache did not delete: {error or type(error).__name__}") from error
-            if response.status != 200 or not answer.get("ok"):
-                raise OSError(f"LMCache did not delete: {response.status} {answer}")
+            if not done:
+                raise OSError(f"LMCache did not delete: {response.status} {raw[:300]!r}")
 
     async def _ram_bytes(self, salt: Salt) -> int:
         try:
             async with self._session.get(f"{self._url}/quota/{salt}", timeout=TIMEOUT) as response:
-                return round((await response.json())["current_usage_gb"] * 2**30) if response.status == 200 else 0
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError, KeyError) as error:
+                usage = msgspec.json.decode(await response.read(), type=_Usage) if response.status == 200 else _Usage()
+                return round(usage.current_usage_gb * 2**30)
+        except (TimeoutError, aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
             log.info("ram_usage_unknown", error=str(error) or type(error).__name__)
             return 0
 

@@ -66,10 +66,12 @@ def load(folder: Path) -> ChatTokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(_need(folder, "tokenizer.json")))
         settings = json.loads(_need(folder, "tokenizer_config.json").read_text("utf-8"))
+        separate = folder / "chat_template.jinja"
+        template = separate.read_text("utf-8") if separate.is_file() else settings.get("chat_template")
+    except LayoutError:
+        raise
     except Exception as error:  # tokenizers raises nothing more special
         raise LayoutError(f"The tokenizer in {folder} can't be read: {error}") from error
-    separate = folder / "chat_template.jinja"
-    template = separate.read_text("utf-8") if separate.is_file() else settings.get("chat_template")
     if isinstance(template, list):  # several, by name
         template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
     if not isinstance(template, str):

@@ -1,7 +1,6 @@
-"""The one place that constructs: the parts from the configuration, the object graph from the parts, the app around it.
+"""The one place that constructs: the object graph over the parts (`gateway/parts.py`), and the application around it.
 
-`open_parts` makes what touches the world; tests hand `create_app` fakes instead. The lifespan starts and ends what
-runs beside the requests.
+The lifespan starts and ends what runs beside the requests.
 """
 
 from __future__ import annotations
@@ -9,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import structlog
 from litestar import Litestar, asgi
 from litestar.di import Provide
@@ -21,28 +19,20 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from backends.base import Embedder, KVServer, Store, Worker
-from backends.embedding import EmbedderUnavailable, SentenceEmbedder
 from backends.fingerprint import engine_fingerprint
 from backends.kv_events import KVEventListener
-from backends.lmcache import LMCacheServer
-from backends.local.commands import absolute
-from backends.local.stack import LocalStack
-from backends.store.sql_store import SqlStore
-from backends.tokenizer import ChatTokenizer
-from backends.tokenizer import load as load_tokenizer
-from backends.vllm import VllmWorker
 from gateway import system_api
 from gateway.auth import Authenticator, KeyMiddleware
 from gateway.catalog_file import CatalogWatcher
 from gateway.chat import ChatHandler
 from gateway.classifier import Classifier
-from gateway.config import Config, database_url, server_secret
+from gateway.config import Config
 from gateway.documents import Reading, Shelf
 from gateway.documents_api import DocumentsController, JobsController
 from gateway.errors import HANDLERS
 from gateway.health import Health
 from gateway.ingestion import Ingestion
+from gateway.parts import Parts
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache
 from gateway.reaper import Reaper
@@ -52,66 +42,6 @@ from router.prompts import derive
 from router.residency import Ledger
 
 log = structlog.get_logger("app")
-
-
-class Parts:
-    """What the gateway is made of that touches the world. Fakes in tests."""
-
-    def __init__(
-        self,
-        *,
-        store: Store,
-        workers: tuple[Worker, ...],
-        kv_server: KVServer | None,
-        embedder: Embedder | None,
-        tokenizer: ChatTokenizer,
-        versions: Mapping[str, str],
-        secret: bytes,
-        telemetry: Telemetry,
-        kv_events: str | None = None,
-    ) -> None:
-        """`versions`: the engine's, part of its fingerprint. `kv_events`: where to listen for what workers hold."""
-        self.store = store
-        self.workers = workers
-        self.kv_server = kv_server
-        self.embedder = embedder
-        self.tokenizer = tokenizer
-        self.versions = versions
-        self.secret = secret
-        self.telemetry = telemetry
-        self.kv_events = kv_events
-
-
-@asynccontextmanager
-async def open_parts(config: Config, stack: LocalStack | None = None) -> AsyncIterator[Parts]:
-    """The real parts. `stack` is the engine on this machine, where the configuration has one.
-
-    Raises ConfigError, LayoutError or StoreUnavailable that says what to mend.
-    """
-    secret = server_secret(config)
-    tokenizer = load_tokenizer(config.model.path)
-    async with AsyncExitStack() as cleanup:
-        session = await cleanup.enter_async_context(
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
-        )
-        addresses = stack.workers if stack is not None else [(worker.name, worker.url) for worker in config.engine.workers]
-        workers = tuple(VllmWorker(name, url, session, stall_timeout_s=config.engine.stall_timeout_s) for name, url in addresses)
-        telemetry = Telemetry(otlp_endpoint=config.telemetry.otlp_endpoint)
-        cleanup.callback(telemetry.close)
-        store = SqlStore(database_url(config))
-        await store.open()
-        cleanup.push_async_callback(store.close)
-        yield Parts(
-            store=store,
-            workers=workers,
-            kv_server=_kv_server(config, stack, session),
-            embedder=await _embedder(config, cleanup),
-            tokenizer=tokenizer,
-            versions=stack.versions() if stack is not None else {},
-            secret=secret,
-            telemetry=telemetry,
-            kv_events=f"tcp://127.0.0.1:{config.engine.local.kv_events_port}" if config.engine.local else config.engine.kv_events,
-        )
 
 
 def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.time) -> Litestar:
@@ -232,31 +162,6 @@ def _request_id(app: ASGIApp) -> ASGIApp:
             structlog.contextvars.unbind_contextvars("request_id")
 
     return middleware
-
-
-def _kv_server(config: Config, stack: LocalStack | None, session: aiohttp.ClientSession) -> KVServer | None:
-    remote, model, disk_path = config.engine.kv_server, absolute(config.model.path), None
-    if stack is not None:
-        url, disk_path = stack.lmcache_url, stack.disk_path
-    elif remote is not None:
-        url, disk_path, model = remote.url, remote.disk_path, remote.model or model
-    else:
-        return None
-    return LMCacheServer(url, session, model=model, chunk_tokens=config.engine.chunk_tokens, disk_path=disk_path)
-
-
-async def _embedder(config: Config, cleanup: AsyncExitStack) -> Embedder | None:
-    """The embedding model; None, and a line in the log, where it can't be had: routing is then lexical only."""
-    if config.embedding is None:
-        return None
-    embedder = SentenceEmbedder(config.embedding.model)
-    cleanup.callback(embedder.close)
-    try:
-        await embedder.open()
-    except EmbedderUnavailable as error:
-        log.warning("embedding_unavailable", error=str(error), consequence="routing is lexical only")
-        return None
-    return embedder
 
 
 def _observe(telemetry: Telemetry, shelf: Shelf, pool: WorkerPool) -> None:

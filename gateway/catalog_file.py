@@ -7,7 +7,7 @@ declared no more is removed; documents added over HTTP are left alone.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -20,12 +20,16 @@ from gateway.documents import Shelf
 from gateway.strict_yaml import ConfigError
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, DocumentId, Owner, check_id
-from router.errors import KvshelfError
+from router.errors import KvshelfError, StoreUnavailable
 from router.prompts import clean_text
 
 log = structlog.get_logger("catalog")
 
 SOURCE = "catalog"
+LOOK_EVERY_MS = 1_000
+"""The system tells of changes at once; they are looked for this often besides, as network file systems tell nothing."""
+
+_Stamp = tuple[int, int, int] | None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -60,7 +64,10 @@ class Declared(msgspec.Struct, frozen=True):
 
 def load(path: Path) -> list[Declared]:
     """The file's documents with their texts. Raises ConfigError with everything that is wrong."""
-    entries = strict_yaml.read(path, CatalogFile).documents
+    return _texts(path, strict_yaml.read(path, CatalogFile).documents)
+
+
+def _texts(path: Path, entries: Iterable[Entry]) -> list[Declared]:
     declared: dict[tuple[str, str], Declared] = {}
     problems = []
     for number, entry in enumerate(entries):
@@ -91,27 +98,20 @@ class CatalogWatcher:
         self.problems: list[str] = []
         self._path = path
         self._shelf = shelf
+        self._seen: dict[Path, _Stamp] = {}
+        """The file and the texts it declares, as they were when they were last applied."""
 
     async def apply(self) -> None:
         """Bring the shelf to what the file declares now. Never raises for what is in the file: `problems` says it."""
         if self._path is None:
             return
         try:
-            declared = await asyncio.to_thread(load, self._path)
+            self._say(await self._apply(await asyncio.to_thread(self._load, self._path)))
         except ConfigError as error:
             self._say(error.problems)
-            return
-        problems = []
-        for entry in declared:
-            try:
-                await self._shelf.put(entry.owner, entry.id, entry.text, entry.descriptor, source=SOURCE)
-            except KvshelfError as error:
-                problems.append(f"{self._path}: {entry.id}: {error}")
-        wanted = {(entry.owner, entry.id) for entry in declared}
-        for document in self._shelf.catalog:
-            if document.source == SOURCE and (document.owner, document.id) not in wanted:
-                await self._shelf.remove(document.owner, document.id)
-        self._say(problems)
+        except StoreUnavailable as error:
+            self._seen[self._path] = None  # no file is like this: it is applied again when it is looked at next
+            self._say([f"{self._path}: not applied yet: {error}"])
 
     async def watch(self) -> None:
         """Apply again at every change of the file or of a declared document, until cancelled."""
@@ -120,20 +120,54 @@ class CatalogWatcher:
         while True:
             # Folders, not files: editors replace a file, and the new one would go unwatched.
             folders = await asyncio.to_thread(self._folders)
-            async for changes in awatch(*folders, recursive=False):
-                log.info("catalog_changed", files=sorted({Path(name).name for _, name in changes}))
-                await self.apply()
+            async for _ in awatch(*folders, recursive=False, rust_timeout=LOOK_EVERY_MS, yield_on_timeout=True):
+                if changed := await asyncio.to_thread(self._changed):
+                    log.info("catalog_changed", files=changed)
+                    await self.apply()
                 if await asyncio.to_thread(self._folders) != folders:
                     break
 
+    async def _apply(self, declared: list[Declared]) -> list[str]:
+        """What is wrong with single documents; the others are applied."""
+        problems = []
+        for entry in declared:
+            try:
+                await self._shelf.put(entry.owner, entry.id, entry.text, entry.descriptor, source=SOURCE)
+            except StoreUnavailable:
+                raise
+            except KvshelfError as error:
+                problems.append(f"{self._path}: {entry.id}: {error}")
+        wanted = {(entry.owner, entry.id) for entry in declared}
+        for document in self._shelf.catalog:
+            if document.source == SOURCE and (document.owner, document.id) not in wanted:
+                await self._shelf.remove(document.owner, document.id)
+        return problems
+
+    def _load(self, path: Path) -> list[Declared]:
+        # Looked at before it is read: what changes in between is then seen as a change.
+        self._seen = {path: _stamp(path)}
+        entries = strict_yaml.read(path, CatalogFile).documents
+        self._seen |= {entry.file: _stamp(entry.file) for entry in entries}
+        return _texts(path, entries)
+
+    def _changed(self) -> list[str]:
+        return sorted(path.name for path, stamp in self._seen.items() if _stamp(path) != stamp)
+
     def _folders(self) -> set[Path]:
-        assert self._path is not None  # noqa: S101 - `watch` has looked
-        folders = {self._path.resolve().parent}
-        with suppress(ConfigError):  # `apply` says it
-            folders |= {entry.file.resolve().parent for entry in strict_yaml.read(self._path, CatalogFile).documents}
+        """Both where a file is named and where it is: Kubernetes swaps the link, an editor the file behind it."""
+        folders = {folder for path in self._seen for folder in (path.absolute().parent, path.resolve().parent)}
         return {folder for folder in folders if folder.is_dir()}
 
     def _say(self, problems: list[str]) -> None:
         if problems and problems != self.problems:
             log.error("catalog_problems", problems=problems, consequence="the last good state stays")
         self.problems = problems
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What changes whenever the file does."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -45,6 +45,8 @@ class RemoteKVServer(msgspec.Struct, frozen=True):
     """The disk tier's folder, where this machine can see it."""
     model: str | None = None
     """The workers' `--model`, where it is not `model.path`: it is part of the cache's keys."""
+    chunk_bytes: Positive | None = None
+    """What a chunk takes in RAM, where neither `disk_path` nor the model's config.json tells."""
 
 
 class Engine(msgspec.Struct, frozen=True):
@@ -67,6 +69,8 @@ class Engine(msgspec.Struct, frozen=True):
             raise ValueError("give either `local` or `workers`, not both and not neither")
         if self.local is not None and self.kv_server is not None:
             raise ValueError("`kv_server` goes with `workers`; `local` starts its own")
+        if len({worker.name for worker in self.workers}) < len(self.workers):
+            raise ValueError("each of `workers` needs a `name` of its own")
 
 
 class Embedding(msgspec.Struct, frozen=True):

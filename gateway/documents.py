@@ -64,18 +64,19 @@ class Shelf:
         return f"<Shelf {self.catalog!r}>"
 
     async def load(self) -> None:
-        """Take the stored catalog up. Versions of another engine or layout are made anew from their stored text."""
+        """Take the stored catalog up. Versions of another engine or layout, and failed ones, are made anew from their stored text."""
         for document in await self._store.documents():
             self._show(document)
         for document in tuple(self.catalog):
             version = document.incoming or document.current
             if version is not None and version.fingerprint != self._reading.fingerprint:
-                text = (await self._store.content(version.id)).text
                 log.info("version_stale", document=document.id, reason="the engine's fingerprint changed")
-                self._show(replace(document, current=None, incoming=None))
-                await self.put(document.owner, document.id, text, document.descriptor, source=document.source)
-            elif document.current is not None:
+                await self._renew(replace(document, current=None, incoming=None), version)
+                continue
+            if document.current is not None:
                 await self._classifier.recall(document.current.id, document.descriptor)
+            if version is not None and version.state is VersionState.FAILED:
+                await self._renew(document, version)
 
     async def put(
         self, owner: Owner, document_id: DocumentId, raw: str, descriptor: Descriptor, *, source: str = "api"
@@ -88,7 +89,8 @@ class Shelf:
         text = clean_text(raw)
         if "\0" in text:  # PostgreSQL stores none
             raise NotText(
-                "The document is binary data; kvshelf reads plain text and Markdown in UTF-8. Convert it to text first.", param="text"
+                "The document is binary data; kvshelf reads plain text and Markdown in UTF-8. Convert it to text first.",
+                param="text",
             )
         if not text:
             raise InvalidRequest("The document is empty: it has no text.", param="text")
@@ -96,9 +98,8 @@ class Shelf:
         async with self._locks[owner, document_id]:
             before = self.catalog.get(owner, document_id)
             if before is not None and (same := self._unchanged(before, digest)) is not None:
-                if same != before or descriptor != before.descriptor:
-                    return await self._save(replace(same, descriptor=descriptor, updated_at=self._now()), text)
-                return before
+                same = replace(same, descriptor=descriptor, source=source)
+                return before if same == before else await self._save(replace(same, updated_at=self._now()), text)
             prefix = await asyncio.to_thread(prefix_of, self._reading.layout, self._reading.tokenizer, text)
             self._check_length(prefix)
             now = self._now()
@@ -178,6 +179,17 @@ class Shelf:
             self._show(document)
 
     # --- inside
+
+    async def _renew(self, document: Document, version: Version) -> None:
+        """Make the content of this version, which can't answer, the document's again; it stays, failed, where that can't be."""
+        self._show(document)
+        text = (await self._store.content(version.id)).text
+        try:
+            await self.put(document.owner, document.id, text, document.descriptor, source=document.source)
+        except DocumentTooLong as error:
+            failed = replace(version, state=VersionState.FAILED, error=str(error))
+            await self._store.update_version(failed)
+            await self._save(replace(document, incoming=failed), "")
 
     def _unchanged(self, before: Document, digest: str) -> Document | None:
         """The document as it should stay if this content is its current or coming one already, else None."""

@@ -78,8 +78,10 @@ class Ingestion:
                 for job in self._waiting():
                     if job not in under_way and len(under_way) < max(len(self._pool), 1):
                         under_way[job] = asyncio.create_task(self._read(*job))
-                await asyncio.wait([change, *under_way.values()], return_when=asyncio.FIRST_COMPLETED)
-                change.cancel()
+                try:
+                    await asyncio.wait([change, *under_way.values()], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    change.cancel()
                 for job in [job for job, task in under_way.items() if task.done()]:
                     under_way.pop(job).result()
         finally:

@@ -61,4 +61,5 @@ def set_up_logging(log_level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it makes itself verbose when imported
     logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

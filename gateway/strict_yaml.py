@@ -26,10 +26,22 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+class _Loader(yaml.SafeLoader):
+    """A key that stands twice in a mapping is an error: YAML itself lets the last one win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read(path: Path, kind: type[S]) -> S:
     """The file as a `kind`. Relative paths in it are taken from the file's own folder. Raises ConfigError."""
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
+        raw = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:

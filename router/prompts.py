@@ -91,7 +91,9 @@ class Prefix(msgspec.Struct, frozen=True):
 
 def derive(tokenizer: Tokenizer, chunk_tokens: int) -> PromptLayout:
     """The layout of this model's template. Raises LayoutError where no exact split exists."""
-    filler_id = tokenizer.encode("x\n")[-1]
+    # A lone space. With SmolLM2 on the demo's questions it costs nothing against no filler at all (5 of 31 right,
+    # both), newlines do (2 of 31).
+    filler_id = tokenizer.encode("x ")[-1]
     reasons: list[str] = []
     for system_role in (True, False):
         try:

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from gateway.cli.client import Client, connected, read_events
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+OUT = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
+ERR = Console(stderr=True, highlight=False)
 
 
 class Answer(msgspec.Struct):
@@ -78,7 +78,7 @@ async def ask(client: Client, question: str, document: str | None, max_tokens: i
     """Ask QUESTION and stream the answer."""
 
     def show(text: str) -> None:
-        out.print(text, end="", markup=False, soft_wrap=True)
+        click.echo(text, nl=False)  # not by rich, which would take ":warning:" for an emoji and set tabs
 
     got = await stream_answer(client, question, document=document, max_tokens=max_tokens, on_text=None if as_json else show)
     if as_json:
@@ -86,8 +86,8 @@ async def ask(client: Client, question: str, document: str | None, max_tokens: i
         return
     routed = got.routing if got.score is None else f"{got.routing}, score {got.score:.2f}"
     first = f"{got.first_token_s:.2f} s" if got.first_token_s is not None else "none"
-    out.print()
-    err.print(
+    click.echo()
+    ERR.print(
         f"[dim]{got.document} ({routed}) · {got.tier} · {got.cached_tokens} of {got.prompt_tokens} tokens cached · first token {first}[/dim]"
     )
 
@@ -107,4 +107,4 @@ async def route(client: Client, question: str, as_json: bool) -> None:
         table.add_column(column)
     for candidate in decision["candidates"]:
         table.add_row(f"{candidate['score']:.3f}", candidate["document"], candidate["title"])
-    out.print(table)
+    OUT.print(table)

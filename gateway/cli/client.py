@@ -47,6 +47,10 @@ class Client:
             raise click.ClickException(
                 f"No gateway answers at {self.url} ({error}). Is `kvshelf up` or `kvshelf serve` running?"
             ) from error
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            raise click.ClickException(f"{self.url!r} is no gateway's address; give one like {DEFAULT_URL}.") from error
+        except aiohttp.ClientPayloadError as error:
+            raise click.ClickException(f"The gateway at {self.url} broke off in the middle of its answer.") from error
 
     async def events(self, path: str, **more: Any) -> AsyncIterator[tuple[str, Any]]:
         """(event, data) of a stream of server-sent events; data decoded, but for `[DONE]`."""

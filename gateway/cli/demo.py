@@ -20,6 +20,7 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 import rich_click as click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +31,7 @@ from gateway.cli.documents import follow, reading_progress
 from gateway.config import Config, load
 from gateway.strict_yaml import ConfigError
 
-out = Console(highlight=False)
+OUT = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 Phase = Literal["cold", "warm", "restarted"]
 
@@ -49,7 +50,7 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Questions(msgspec.Struct, frozen=True):
-    """The demo's questions: of each document the first is asked by name, the second is left to the gateway to place."""
+    """The demo's questions: of each document the first is asked by name, the third is left to the gateway to place."""
 
     questions: tuple[Question, ...]
     off_topic: tuple[str, ...] = ()
@@ -80,8 +81,8 @@ def demo(config_path: Path, report: Path) -> None:
         raise click.ClickException(str(error)) from error
     rows = asyncio.run(_Demo(config_path, config, questions).run())
     report.write_text(json.dumps({"rows": msgspec.to_builtins(rows)}, indent=2) + "\n")
-    out.print(_table(rows))
-    out.print(f"Written to {report}. Everything that was started is stopped. `make up` keeps it running.")
+    OUT.print(_table(rows))
+    OUT.print(f"Written to {report}. Everything that was started is stopped. `make up` keeps it running.")
 
 
 class _Demo:
@@ -96,15 +97,15 @@ class _Demo:
     async def run(self) -> list[Row]:
         async with self._gateway() as client:
             documents = await self._read(client)
-            out.print("\n[bold]Cold[/bold]: a question to each with no KV reused (`cache-control: no-cache`), as without kvshelf")
+            OUT.print("\n[bold]Cold[/bold]: a question to each with no KV reused (`cache-control: no-cache`), as without kvshelf")
             for document in documents:
                 await self._ask(client, "cold", self._of(document["id"])[0], named=True)
-            out.print("\n[bold]Warm[/bold]: each by name, then one more without a name")
+            OUT.print("\n[bold]Warm[/bold]: each by name, then one more without a name")
             for document in documents:
-                named, found, *_ = self._of(document["id"])
+                named, _, found, *_ = self._of(document["id"])
                 await self._ask(client, "warm", named, named=True)
                 await self._ask(client, "warm", found, named=False)
-        out.print("\n[bold]Restarted[/bold]: worker, KV server and gateway were ended and start again; only files are left")
+        OUT.print("\n[bold]Restarted[/bold]: worker, KV server and gateway were ended and start again; only files are left")
         async with self._gateway() as client:
             for document in documents:
                 await self._ask(client, "restarted", self._of(document["id"])[0], named=True)
@@ -142,7 +143,7 @@ class _Demo:
         documents = [document for document in documents if document["id"] in asked]
         if not documents:
             raise click.ClickException("The catalog shows none of the demo's documents; see the gateway's log.")
-        out.print("\n[bold]Reading[/bold] each document once (those read by an earlier run are kept)")
+        OUT.print("\n[bold]Reading[/bold] each document once (those read by an earlier run are kept)")
         started = time.perf_counter()
         with reading_progress() as progress:
             following = []
@@ -154,7 +155,7 @@ class _Demo:
                     progress.update(bar, completed=document["prefix_tokens"])
             await asyncio.gather(*following)
         tokens = sum(document["prefix_tokens"] for document in documents)
-        out.print(f"{len(documents)} documents, {tokens} tokens, {time.perf_counter() - started:.1f} s")
+        OUT.print(f"{len(documents)} documents, {tokens} tokens, {time.perf_counter() - started:.1f} s")
         return documents
 
     def _of(self, document: str) -> list[Question]:
@@ -168,8 +169,9 @@ class _Demo:
         if phase == "cold":
             self._cold_s[got.document] = got.first_token_s
         self._rows.append(self._row(phase, got, got.first_token_s))
-        out.print(
-            f"  [dim]{got.first_token_s:7.2f} s[/dim]  {got.document}: {question.question} [green]{got.answer.strip()!r}[/green]",
+        elsewhere = "" if got.document == question.document else f" [red](it is about {question.document})[/red]"
+        OUT.print(
+            f"  [dim]{got.first_token_s:7.2f} s[/dim]  {got.document}{elsewhere}: {question.question} [green]{got.answer.strip()!r}[/green]",
             soft_wrap=True,
         )
 
@@ -198,7 +200,7 @@ async def _show(stream: asyncio.StreamReader, log_path: Path, lines: list[str]) 
             if line.startswith("{"):
                 log.write(line + "\n")
             elif line:
-                out.print(f"[dim]{line}[/dim]", markup=True, soft_wrap=True)
+                OUT.print(f"[dim]{line}[/dim]", markup=True, soft_wrap=True)
 
 
 async def _ready(session: aiohttp.ClientSession, url: str, process: asyncio.subprocess.Process, lines: list[str]) -> None:
@@ -228,18 +230,21 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _table(rows: Iterable[Row]) -> Table:
-    table = Table(title="First token, by where the document's KV was")
-    for column in ("phase", "document", "routed", "tier", "cached / prompt", "first token", "× cold", "answer"):
-        table.add_column(column, justify="right" if column in ("cached / prompt", "first token", "× cold") else "left")
+    table = Table(title="First token, by where the document's KV was", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("phase", "document", "routed", "tier"):
+        table.add_column(column, no_wrap=True)
+    for column in ("cached/prompt", "first", "× cold"):
+        table.add_column(column, no_wrap=True, justify="right")
+    table.add_column("answer", no_wrap=True, overflow="ellipsis", ratio=1)
     for row in rows:
         table.add_row(
             row.phase,
             row.document,
             row.routing if row.score is None else f"found {row.score:.2f}",
             row.tier,
-            f"{row.cached_tokens} / {row.prompt_tokens}",
+            f"{row.cached_tokens}/{row.prompt_tokens}",
             f"{row.first_token_s:.2f} s",
             f"{row.speedup:.0f}" if row.speedup is not None else "",
-            row.answer if len(row.answer) <= 60 else row.answer[:57] + "…",
+            " ".join(row.answer.split()),
         )
     return table

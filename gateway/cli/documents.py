@@ -16,8 +16,8 @@ from gateway.cli.client import Client, connected
 from router.documents import slug
 from router.errors import KvshelfError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+OUT = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
+ERR = Console(stderr=True, highlight=False)
 
 
 def reading_progress() -> Progress:
@@ -28,7 +28,7 @@ def reading_progress() -> Progress:
         MofNCompleteColumn(),
         TextColumn("tokens"),
         TimeElapsedColumn(),
-        console=err,
+        console=ERR,
     )
 
 
@@ -65,30 +65,47 @@ async def add(
     """Add FILES (text or Markdown, UTF-8), or replace the content of documents of the same ids."""
     if len(files) > 1 and (document_id or title):
         raise click.UsageError("--id and --title go with one file.")
+    ids = [document_id or slug(file.stem) for file in files]
+    if twice := sorted({name for name in ids if name and ids.count(name) > 1}):
+        raise click.UsageError(
+            f"Several files would become the same document ({', '.join(twice)}): add them one by one, with --id."
+        )
+    # All are read before the first is sent: a file that can't be added leaves nothing half done.
+    bodies = [_body(file, name, title, shared) for file, name in zip(files, ids, strict=True)]
     added = []
-    for file in files:
+    for file, body in zip(files, bodies, strict=True):
         try:
-            text = text_of(file.read_bytes(), name=str(file))
-        except KvshelfError as error:
-            raise click.ClickException(str(error)) from error
-        body = {"id": document_id or slug(file.stem), "text": text, "shared": shared} | ({"title": title} if title else {})
-        added.append(await client.json("POST", "/v1/documents", json=body))
+            added.append(await client.json("POST", "/v1/documents", json=body))
+        except click.ClickException as error:
+            raise click.ClickException(f"{file}: {error.message}") from error
     if wait:
         with reading_progress() as progress:
             for document in added:
                 bar = progress.add_task(document["id"], total=document["prefix_tokens"])
                 if document["job"]:
                     document["job"] = await follow(client, document["job"]["id"], progress, bar)
+                    document["state"] = document["job"]["state"]
                 else:
                     progress.update(bar, completed=document["prefix_tokens"])
     if as_json:
         click.echo(json.dumps(added))
     elif not wait:
         for document in added:
-            out.print(
+            OUT.print(
                 f"{document['id']}: {document['prefix_tokens']} tokens"
                 + (f", job {document['job']['id']}" if document["job"] else ", there already")
             )
+
+
+def _body(file: Path, document_id: str, title: str | None, shared: bool) -> dict[str, Any]:
+    """What is posted of a file; the gateway makes the id where the file's name gives none. Raises ClickException."""
+    try:
+        text = text_of(file.read_bytes(), name=str(file))
+    except OSError as error:
+        raise click.ClickException(f"{file} can't be read: {error.strerror}") from error
+    except KvshelfError as error:
+        raise click.ClickException(str(error)) from error
+    return {"id": document_id or None, "text": text, "title": title, "shared": shared}
 
 
 @documents.command("list")
@@ -111,7 +128,7 @@ async def list_documents(client: Client, as_json: bool) -> None:
             document["state"],
             "yes" if document["shared"] else "",
         )
-    out.print(table)
+    OUT.print(table)
 
 
 @documents.command()
@@ -125,7 +142,7 @@ async def show(client: Client, document_id: str, as_json: bool) -> None:
         click.echo(json.dumps(document))
         return
     for name, value in document.items():
-        out.print(f"[bold]{name:<16}[/bold]{value}", soft_wrap=True)
+        OUT.print(f"{name:<16}{value}", soft_wrap=True)
 
 
 @documents.command()
@@ -135,4 +152,4 @@ async def remove(client: Client, ids: tuple[str, ...]) -> None:
     """Remove documents, and their KV from every tier."""
     for document_id in ids:
         await client.json("DELETE", f"/v1/documents/{document_id}")
-        out.print(f"{document_id}: removed")
+        OUT.print(f"{document_id}: removed")

@@ -22,7 +22,7 @@ from gateway.strict_yaml import ConfigError
 from router.documents import TenantId, check_id
 from router.errors import KvshelfError
 
-out = Console(highlight=False)
+OUT = Console(highlight=False, markup=False, emoji=False)  # names are shown as they are
 
 T = TypeVar("T")
 ConfigPath = click.Path(path_type=Path, dir_okay=False)
@@ -68,7 +68,7 @@ def list_keys(config_path: Path, as_json: bool) -> None:
         table.add_column(column)
     for key in found:
         table.add_row(key.public_id, key.tenant, key.name, " ".join(key.scopes), _day(key.created_at), _day(key.revoked_at))
-    out.print(table)
+    OUT.print(table)
 
 
 @keys.command()
@@ -78,7 +78,7 @@ def revoke(config_path: Path, key_id: str) -> None:
     """Revoke the key of this id (see `list`)."""
     if not _with_store(config_path, lambda store, _: store.revoke_key(key_id, time.time())):
         raise click.ClickException(f"There is no key {key_id}.")
-    out.print(f"{key_id}: revoked")
+    OUT.print(f"{key_id}: revoked")
 
 
 def _with_store(config_path: Path, work: Callable[[Store, bytes], Awaitable[T]]) -> T:

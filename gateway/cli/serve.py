@@ -20,16 +20,17 @@ from backends.local.stack import LocalStack
 from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
 from gateway import auth, catalog_file
-from gateway.app import create_app, open_parts
+from gateway.app import create_app
 from gateway.config import Config, database_url, load, server_secret
+from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
 from gateway.strict_yaml import ConfigError
 from router.documents import TenantId
 from router.errors import KvshelfError
 from router.prompts import derive
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
 
 ConfigPath = click.Path(path_type=Path, dir_okay=False)
 
@@ -70,10 +71,10 @@ def check(config_path: Path) -> None:
     else:
         problems += _problems(config)
     for problem in problems:
-        err.print(f"[red]✗[/red] {problem}", soft_wrap=True)
+        ERR.print(f"[red]✗[/red] {problem}", soft_wrap=True)
     if problems:
         raise SystemExit(1)
-    out.print(f"[green]✓[/green] {config_path}: nothing wrong.")
+    OUT.print(f"[green]✓[/green] {config_path}: nothing wrong.")
 
 
 def _problems(config: Config) -> list[str]:
@@ -103,7 +104,7 @@ def _stack(config: Config, settings: LocalEngine) -> LocalStack:
         config.model,
         chunk_tokens=config.engine.chunk_tokens,
         data_path=config.data_path,
-        on_event=lambda line: err.print(f"[dim]{line}[/dim]"),
+        on_event=lambda line: ERR.print(f"[dim]{line}[/dim]"),
     )
 
 
@@ -190,10 +191,10 @@ def _write_private(path: Path, text: str) -> None:
 
 def _banner(config: Config, key: str | None) -> None:
     url = f"http://{config.server.host}:{config.server.port}"
-    out.print(f"\n[bold]kvshelf[/bold] serves {config.model.name} at [bold]{url}[/bold]  (Ctrl-C ends it)")
+    OUT.print(f"\n[bold]kvshelf[/bold] serves {config.model.name} at [bold]{url}[/bold]  (Ctrl-C ends it)")
     if key is not None:
         body = '{"messages": [{"role": "user", "content": "How much is the security deposit?"}], "max_tokens": 40}'
-        out.print(
+        OUT.print(
             f"\n  a key:   {key}\n\n  try it:  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' -d '{body}'\n",
             soft_wrap=True,
         )

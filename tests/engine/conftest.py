@@ -19,8 +19,9 @@ import pytest
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine, Model
 from gateway import auth
-from gateway.app import create_app, open_parts
+from gateway.app import create_app
 from gateway.config import Config, Embedding, Engine, Ingestion, server_secret
+from gateway.parts import open_parts
 from router.documents import TenantId
 from tests.fakes.gateway import serving, sse
 

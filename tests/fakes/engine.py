@@ -37,11 +37,13 @@ class FakeKVServer:
     def __init__(self, host: FakeHost) -> None:
         self.host = host
         self.problem: str | None = None
+        self.checks = 0
         self.deleted: list[Salt] = []
         self.before_delete: Callable[[], None] | None = None
         """Called at each deletion, also at one that fails."""
 
     async def check(self) -> str | None:
+        self.checks += 1
         return self.problem
 
     async def held(self, ids: Sequence[int], salt: Salt) -> Held:
@@ -78,6 +80,8 @@ class FakeWorker:
         self.gpu: dict[str, set[tuple[int, ...]]] = {}
         self.problem: str | None = None
         self.faults: list[Fault] = []
+        self.forgets = False
+        """True: it meets no KV, its own nor the host's, as with files that can't be read."""
         self.bodies: list[dict[str, Any]] = []
         self.prefilled_tokens = 0
         """Prompt tokens that were not cached, of all requests that came to their end."""
@@ -144,7 +148,7 @@ class FakeWorker:
                 self.host.ram.setdefault(salt, set()).add(chunk)
                 self.host.disk.setdefault(salt, set()).add(chunk)
         # The last token is always computed.
-        cached = max((len(chunk) for chunk in known if len(chunk) < len(request["prompt"])), default=0)
+        cached = max((len(chunk) for chunk in known if len(chunk) < len(request["prompt"])), default=0) if not self.forgets else 0
         self.prefilled_tokens += len(request["prompt"]) - cached
         return cached
 

@@ -20,8 +20,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from backends.base import Store
 from backends.settings import Model
 from gateway import auth
-from gateway.app import Parts, create_app
+from gateway.app import create_app
 from gateway.config import Config, Engine, Ingestion, RemoteWorker, Routing
+from gateway.parts import Parts
 from gateway.server import GatewayServer
 from observability.telemetry import Telemetry
 from router.documents import TenantId
@@ -92,8 +93,10 @@ class Gateway:
         )
         try:
             self.app = create_app(self.config, parts)
-            async with serving(self.app) as self.url, aiohttp.ClientSession() as self.session:
-                yield self
+            async with serving(self.app) as self.url:
+                async with aiohttp.ClientSession() as self.session:
+                    yield self
+                await asyncio.sleep(0.005)  # the server sees the connections close, else it waits for them
         finally:
             self.telemetry.close()
             await self.store.close()
@@ -131,7 +134,8 @@ class Gateway:
         return (await self.events(job, key=key))[-1][0]
 
     async def events(self, job: str, *, key: str | None = None) -> list[tuple[str, Any]]:
-        async with self.request("GET", f"/v1/jobs/{job}/events", key=key) as response:
+        timeout = aiohttp.ClientTimeout(total=20)  # a reading that never ends fails its test, not the whole run
+        async with self.request("GET", f"/v1/jobs/{job}/events", key=key, timeout=timeout) as response:
             assert response.status == 200, await response.text()
             return sse(await response.text())
 
@@ -166,13 +170,25 @@ def sse(text: str) -> list[tuple[str, Any]]:
     return found
 
 
+class _Server(GatewayServer):
+    """Ends at once, where uvicorn looks ten times a second whether it should: there are hundreds of gateways in a run."""
+
+    def __init__(self, app: Litestar) -> None:
+        super().__init__(app, grace_s=2)
+        self.ended = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.ended.wait()
+
+
 @asynccontextmanager
 async def serving(app: Litestar) -> AsyncIterator[str]:
     """The app on a free port of the loopback interface; its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # asyncio's own loop, unlike uvloop, does not do this for a listener made here: every answer would take 40 ms.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        server = GatewayServer(app, grace_s=2)
+        server = _Server(app)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await server.ready.wait()
@@ -180,4 +196,5 @@ async def serving(app: Litestar) -> AsyncIterator[str]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
+            server.ended.set()
             await task

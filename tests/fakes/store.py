@@ -19,6 +19,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.fault: str | None = "The store is not open."
+        self.refused = 0
+        """Calls that failed."""
         self._documents: dict[Key, Document] = {}
         self._versions: dict[VersionId, Version] = {}
         self._contents: dict[VersionId, Content] = {}
@@ -121,6 +123,7 @@ class MemoryStore:
         # A database would let others run first; a fake that doesn't hides its callers' races. All after this is one step.
         await asyncio.sleep(0)
         if self.fault is not None:
+            self.refused += 1
             raise StoreUnavailable(self.fault)
 
 

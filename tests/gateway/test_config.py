@@ -148,3 +148,11 @@ def test_a_newline_after_the_secret_is_no_part_of_it(minimal: Config) -> None:
     minimal.secret_path.touch(0o600)
     minimal.secret_path.write_text(f"{STRONG}\n")
     assert config.server_secret(minimal, {}) == STRONG.encode()
+
+
+def test_two_workers_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "kvshelf.yaml"
+    workers = "[{name: a, url: 'http://h:1'}, {name: a, url: 'http://h:2'}]"
+    file.write_text(f"data_path: x\nmodel: {{name: m, path: p, context_tokens: 9}}\nengine: {{workers: {workers}}}\n")
+    with pytest.raises(ConfigError, match="name` of its own"):
+        config.load(file)

@@ -48,7 +48,9 @@ async def test_a_document_is_added_as_json_and_shown_as_it_was_given(library: Ga
     assert shown["prefix_tokens"] % CHUNK == 0
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "text/markdown", "text/markdown; charset=utf-8", "application/octet-stream"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "text/markdown", "text/markdown; charset=utf-8", "application/octet-stream"]
+)
 async def test_a_document_is_added_as_the_text_itself(library: Gateway, content_type: str) -> None:
     name = "raw-" + "".join(letter for letter in content_type if letter.isalpha())
     added = await post_raw(library, LEASE, content_type, id=name, title="From the query")
@@ -99,7 +101,9 @@ async def test_titles_without_a_latin_letter_give_each_document_an_id_of_its_own
 async def test_the_same_content_again_is_200_and_not_read_again(gateway: Gateway) -> None:
     await gateway.add(LEASE, id="lease", title="Lease")
     bodies = len(gateway.workers[0].bodies)
-    again = await gateway.json("POST", "/v1/documents", json={"id": "lease", "text": f"\n{LEASE}\n\n", "title": "Lease"}, status=200)
+    again = await gateway.json(
+        "POST", "/v1/documents", json={"id": "lease", "text": f"\n{LEASE}\n\n", "title": "Lease"}, status=200
+    )
     assert (again["state"], again["job"]) == ("ready", None)
     renamed = await gateway.json("POST", "/v1/documents", json={"id": "lease", "text": LEASE, "title": "Renamed"}, status=200)
     assert renamed["title"] == (await gateway.json("GET", "/v1/documents/lease"))["title"] == "Renamed"
@@ -127,7 +131,12 @@ async def test_a_changed_descriptor_changes_routing_without_a_new_reading(gatewa
     question = {"question": "Who repairs the heating?"}
     assert (await gateway.json("POST", "/v1/route", json=question))["document"] == "one"
     bodies = len(gateway.workers[0].bodies)
-    changes = {"title": "Heating", "summary": "Who repairs the heating.", "tags": ["repairs"], "questions": ["Who repairs the heating?"]}
+    changes = {
+        "title": "Heating",
+        "summary": "Who repairs the heating.",
+        "tags": ["repairs"],
+        "questions": ["Who repairs the heating?"],
+    }
     changed = await gateway.json("PATCH", "/v1/documents/two", json=changes)
     assert {name: changed[name] for name in changes} == changes
     routed = await gateway.json("POST", "/v1/route", json=question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from gateway.config import Ingestion
 from gateway.ingestion import ATTEMPTS
 from router.errors import EngineFailed, EngineUnavailable
-from tests.fakes.engine import CHUNK, Fault, FakeWorker, Gate
+from tests.fakes.engine import CHUNK, FakeWorker, Fault, Gate
 from tests.fakes.gateway import RESERVE, Gateway, eventually
+from tests.fakes.store import MemoryStore
 
 LEASE = "# Lease\n\nThe deposit is 2,400 euros."
 QUESTION = "What is the deposit?"
@@ -32,6 +34,16 @@ def dies(worker: FakeWorker, tokens: int) -> Any:
             raise EngineFailed("It broke off.")
 
     return before_delta
+
+
+async def broken(gateway: Gateway, then: Callable[[], None]) -> None:
+    """The database is away until a reading has needed it after `then` was done: the reaper asks once, a reading again and again."""
+    store = gateway.store
+    assert isinstance(store, MemoryStore)
+    store.fault, before = "The disk is full.", store.refused
+    then()
+    await eventually(lambda: store.refused >= before + 2)
+    store.fault = None
 
 
 async def test_a_reading_waits_for_a_worker(gateway: Gateway) -> None:
@@ -117,26 +129,17 @@ async def test_a_reading_goes_on_when_the_database_is_back(tmp_path: Path) -> No
         gate = Gate(gateway.workers[0], lambda body: len(body["prompt"]) > 2 * CHUNK)
         added = await gateway.add(LEASE, id="lease", ready=False)
         await gate.reached()
-        gateway.store.fault = "The disk is full."  # type: ignore[attr-defined]
-        gate.open()
-        await eventually(lambda: not gateway.workers[0].open)
-        await gateway.json("GET", "/health/ready", status=503)
-        gateway.store.fault = None  # type: ignore[attr-defined]
+        await broken(gateway, gate.open)
         assert await gateway.finished(added["job"]["id"]) == "ready"
         await gateway.add("# Other\n\nWords.", id="other")
 
 
 async def test_a_failure_is_told_once_the_database_is_back(gateway: Gateway) -> None:
     """A full disk fails the reading and the database together."""
-    worker = gateway.workers[0]
-    worker.faults = [Fault(EngineFailed("The worker says: too odd."))] * ATTEMPTS
-    gate = Gate(worker, lambda _: not worker.faults)
+    gateway.workers[0].faults = [Fault(EngineFailed("The worker says: too odd."))] * ATTEMPTS
     added = await gateway.add(LEASE, id="lease", ready=False)
-    await eventually(lambda: not worker.faults)
-    gateway.store.fault = "The disk is full."  # type: ignore[attr-defined]
-    await eventually(lambda: not worker.open)
-    gateway.store.fault = None  # type: ignore[attr-defined]
-    gate.open()
+    await eventually(lambda: not gateway.workers[0].faults)
+    await broken(gateway, lambda: None)
     assert await gateway.finished(added["job"]["id"]) == "failed"
     await gateway.add("# Other\n\nWords.", id="other")
 

@@ -185,3 +185,9 @@ def test_a_link_stays_a_link(tmp_path: Path, file: Path) -> None:
     (tmp_path / "python").symlink_to("/usr/bin/env")
     file.write_text("path: python\n")
     assert strict_yaml.read(file, Whole).path == tmp_path / "python"
+
+
+def test_a_key_that_stands_twice_is_told_with_its_place(file: Path) -> None:
+    (line,) = problems(file, "path: /data\nport: 1\nport: 2\n")
+    assert "`port` stands twice" in line
+    assert ":3:1" in line

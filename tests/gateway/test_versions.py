@@ -84,10 +84,10 @@ async def test_a_version_that_a_question_uses_is_not_cleared(gateway: Gateway) -
 async def test_what_can_not_be_cleared_while_the_kv_server_is_down_is_cleared_later(gateway: Gateway) -> None:
     decoy = await read(gateway, "# Decoy", "decoy")
     old = await read(gateway, FIRST)
-    gateway.kv_server.problem = "is down"
     tried = asyncio.Event()
     gateway.kv_server.before_delete = tried.set
     await read(gateway, SECOND)
+    gateway.kv_server.problem = "is down"
     await asyncio.wait_for(tried.wait(), 5)
     assert [version.salt for version in await gateway.store.unlinked_versions()] == [old]
     gateway.kv_server.problem = None

@@ -13,7 +13,7 @@ import pytest
 from backends.local import machine as facts
 from backends.local import preflight
 from backends.settings import LocalEngine, Model
-from tests.backends.local.conftest import Machine
+from tests.backends.local.machine import Machine
 
 PLENTY = 1024**4
 

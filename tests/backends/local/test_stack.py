@@ -7,85 +7,15 @@ import os
 import signal
 import socket
 import stat
-import sys
-from collections.abc import AsyncIterator
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from backends.local import commands, preflight
 from backends.local.errors import LocalEngineError
 from backends.local.process import LOG_LIMIT_BYTES
-from backends.local.stack import LocalStack, Timing
-from tests.backends.local.conftest import Machine, alive, wait_until_gone
-
-QUICK = Timing(
-    poll_s=0.02, lmcache_start_s=20, worker_start_s=20, first_backoff_s=0.05, longest_backoff_s=0.2, grace_s=2, missed_after_s=0.1
-)
-CHECK = partial(preflight.check, memory_bytes=1024**4)
-
-
-class Events:
-    """What the stack says, to be waited for."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self._said = asyncio.Event()
-
-    def __call__(self, line: str) -> None:
-        self.lines.append(line)
-        self._said.set()
-
-    async def until(self, words: str, *, count: int = 1) -> str:
-        """The `count`-th line with these words, once it was said."""
-        while True:
-            found = [line for line in self.lines if words in line]
-            if len(found) >= count:
-                return found[count - 1]
-            self._said.clear()
-            await asyncio.wait_for(self._said.wait(), 20)
-
-
-class Lab:
-    """One machine's stack, and what it said."""
-
-    def __init__(self, machine: Machine, data_path: Path) -> None:
-        self.machine = machine
-        self.data_path = data_path
-        self.events = Events()
-        self.stacks: list[LocalStack] = []
-
-    def stack(self, *, timing: Timing = QUICK, **changes: object) -> LocalStack:
-        settings = msgspec.structs.replace(self.machine.settings, **changes)
-        stack = LocalStack(
-            settings,
-            self.machine.model,
-            chunk_tokens=256,
-            data_path=self.data_path,
-            on_event=self.events,
-            timing=timing,
-            check=CHECK,
-        )
-        self.stacks.append(stack)
-        return stack
-
-    def assert_nothing_is_left(self) -> None:
-        assert [pid for pid in self.machine.pids() if alive(pid)] == []
-        assert not commands.shared_memory_file(self.machine.settings).exists()
-        assert not (self.data_path / "engine.json").exists()
-
-
-@pytest.fixture
-async def lab(machine: Machine, tmp_path: Path) -> AsyncIterator[Lab]:
-    lab = Lab(machine, tmp_path / "data")
-    yield lab
-    for stack in lab.stacks:
-        await stack.stop()
-    for pid in machine.pids():
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+from tests.backends.local.lab import QUICK, Lab
+from tests.backends.local.machine import alive
 
 
 async def test_start_and_stop(lab: Lab) -> None:
@@ -251,83 +181,6 @@ async def test_a_crash_takes_the_grandchildren_along(lab: Lab) -> None:
     os.kill(pid, signal.SIGKILL)
     await lab.events.until("worker-1 is back")
     assert not alive(child)
-
-
-GATEWAY = """
-import asyncio, sys
-import msgspec
-from pathlib import Path
-from backends.local.stack import LocalStack, Timing
-from backends.settings import LocalEngine, Model
-from tests.backends.local.test_stack import CHECK, QUICK
-
-async def main():
-    settings = msgspec.json.decode(sys.argv[1], type=LocalEngine, dec_hook=lambda kind, value: kind(value))
-    model = msgspec.json.decode(sys.argv[2], type=Model, dec_hook=lambda kind, value: kind(value))
-    stack = LocalStack(settings, model, chunk_tokens=256, data_path=Path(sys.argv[3]), timing=QUICK, check=CHECK)
-    await stack.start()
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-async def run_gateway(lab: Lab) -> asyncio.subprocess.Process:
-    """A process with a started stack of its own."""
-    arguments = [msgspec.json.encode(part, enc_hook=str).decode() for part in (lab.machine.settings, lab.machine.model)]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", GATEWAY, *arguments, str(lab.data_path)),
-        stdout=asyncio.subprocess.PIPE,
-        cwd=Path(__file__).parents[3],
-    )
-    assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 30) == b"ready\n"
-    return process
-
-
-def children(pid: int) -> list[int]:
-    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()))
-
-
-async def test_a_killed_gateway_leaves_nothing(lab: Lab) -> None:
-    port = lab.machine.settings.worker_port
-    lab.machine.behave(families=[port], stubborn=[port + 1])
-    gateway = await run_gateway(lab)
-    guards = children(gateway.pid)
-    assert len(lab.machine.pids()) == 4
-    gateway.kill()
-    await gateway.wait()
-    await asyncio.to_thread(wait_until_gone, guards)
-    assert [pid for pid in lab.machine.pids() if alive(pid)] == []
-    assert not commands.shared_memory_file(lab.machine.settings).exists()
-
-
-async def test_what_outlives_its_guard_is_ended_at_the_next_start(lab: Lab) -> None:
-    """The gateway and its guards are killed at once, and a worker ignores the signal that their death sends it."""
-    stubborn = lab.machine.settings.worker_port
-    lab.machine.behave(stubborn=[stubborn])
-    gateway = await run_gateway(lab)
-    guards = children(gateway.pid)
-    assert len(guards) == 3
-    for pid in (gateway.pid, *guards):
-        os.kill(pid, signal.SIGKILL)
-    await gateway.wait()
-    pids = {name: int(pid) for name, pid in lab.machine.journal()}
-    survivor = pids.pop(f"port-{stubborn}")
-    await asyncio.to_thread(wait_until_gone, pids.values())
-    assert alive(survivor)
-
-    lab.machine.behave()
-    await lab.stack().start()
-    assert lab.events.lines[0] == "ended what an earlier run had left behind: worker-1"
-    assert not alive(survivor)
-
-
-async def test_one_engine_a_data_folder(lab: Lab) -> None:
-    await lab.stack(workers=1).start()
-    with pytest.raises(LocalEngineError, match=f"Another kvshelf \\(process {os.getpid()}\\)"):
-        await lab.stack(workers=1).start()
 
 
 async def test_a_data_folder_that_can_not_be_made(lab: Lab, tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""`kvshelf check`: everything that is wrong, at once, before anything is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gateway.__main__ import main
+from tests.fakes.tokenizers import CHATML, byte_level
+
+CONFIG = """\
+data_path: data
+model: {name: small, path: model, context_tokens: 4096}
+engine:
+  workers:
+  - {name: w1, url: "http://127.0.0.1:8101"}
+catalog: catalog.yaml
+"""
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """A configuration with nothing wrong: a model folder with a real tokenizer, a catalog with one document."""
+    model = tmp_path / "model"
+    model.mkdir()
+    byte_level(["<|im_start|>", "<|im_end|>"], merges=0).save(str(model / "tokenizer.json"))
+    (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": CHATML, "eos_token": "<|im_end|>"}))
+    (tmp_path / "lease.md").write_text("# Lease\n\nThe deposit is 2,400 euros.")
+    (tmp_path / "catalog.yaml").write_text("documents:\n- {id: lease, file: lease.md}\n")
+    (tmp_path / "kvshelf.yaml").write_text(CONFIG)
+    return tmp_path / "kvshelf.yaml"
+
+
+def check(path: Path) -> Result:
+    return CliRunner().invoke(main, ["check", str(path)], env={"COLUMNS": "200"})
+
+
+def test_nothing_wrong_is_said_and_is_success(good: Path) -> None:
+    result = check(good)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"{good}: nothing wrong." in result.stdout
+
+
+def test_every_mistake_in_the_file_is_told_at_once(good: Path) -> None:
+    good.write_text(CONFIG.replace("context_tokens: 4096", "context: 1").replace("http://", "ftp://") + "server: {port: 99999}\n")
+    result = check(good)
+    assert (result.exit_code, result.stdout) == (1, "")
+    for words in ("`model.context_tokens`: missing", "`model.context`: unknown field", "`engine.workers[0].url`", "`server.port`"):
+        assert words in result.stderr
+
+
+def test_mistakes_in_what_the_file_names_are_told_at_once(good: Path) -> None:
+    (good.parent / "model" / "tokenizer.json").unlink()
+    (good.parent / "catalog.yaml").write_text("documents:\n- {id: lease, file: nowhere.md}\n- {id: lease, file: lease.md}\n")
+    good.write_text(CONFIG + "database_url: postgresql://kvshelf:${NO_SUCH_VARIABLE}@localhost/kvshelf\n")
+    result = check(good)
+    assert result.exit_code == 1
+    assert "tokenizer.json is missing" in result.stderr
+    assert "nowhere.md can't be read" in result.stderr
+    assert "NO_SUCH_VARIABLE, which is not set" in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.startswith("✗")]) == 3
+
+
+def test_a_template_that_can_not_be_split_is_told(good: Path) -> None:
+    settings = {"chat_template": "{{ messages | length }}{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"}
+    (good.parent / "model" / "tokenizer_config.json").write_text(json.dumps(settings))
+    result = check(good)
+    assert result.exit_code == 1
+    assert "chat template can't be split around a document" in result.stderr
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    result = check(tmp_path / "nowhere.yaml")
+    assert result.exit_code == 1
+    assert "nowhere.yaml: can't be read" in result.stderr
+
+
+def test_an_exposed_secret_is_told_with_the_command_that_mends_it(good: Path) -> None:
+    assert check(good).exit_code == 0
+    secret = good.parent / "data" / "secret"
+    secret.chmod(0o644)
+    result = check(good)
+    assert result.exit_code == 1
+    assert f"chmod 600 {secret}" in result.stderr

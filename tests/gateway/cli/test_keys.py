@@ -1,0 +1,132 @@
+"""`kvshelf keys`: made, listed and revoked in the gateway's database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from backends.store.sql_store import SqlStore
+from gateway import config
+from gateway.__main__ import main
+from gateway.auth import Authenticator, Principal
+from gateway.errors import Unauthorized
+
+CONFIG = """\
+data_path: data
+model: {name: m, path: /models/m, context_tokens: 8192}
+engine:
+  workers:
+  - {name: w1, url: "http://127.0.0.1:8101"}
+"""
+
+
+@pytest.fixture
+def config_path(tmp_path: Path) -> Path:
+    path = tmp_path / "kvshelf.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def keys(command: str, config_path: Path, *arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, ["keys", command, str(config_path), *arguments], env={"COLUMNS": "200", **environment})
+
+
+def recognised(config_path: Path, key: str) -> Principal:
+    """Who the key belongs to, as the gateway of this configuration would see it. Raises Unauthorized."""
+
+    async def ask() -> Principal:
+        settings = config.load(config_path)
+        store = SqlStore(config.database_url(settings))
+        await store.open()
+        try:
+            return await Authenticator(store, config.server_secret(settings)).recognise(f"Bearer {key}")
+        finally:
+            await store.close()
+
+    return asyncio.run(ask())
+
+
+def test_a_created_key_is_shown_once_and_works(config_path: Path) -> None:
+    result = keys("create", config_path, "tenant-a", "--name", "for CI")
+    assert result.exit_code == 0
+    key = result.stdout.strip()
+    assert re.fullmatch(r"kvs_live_[0-9a-f]{16}_[0-9a-f]{72}", key)
+    principal = recognised(config_path, key)
+    assert (principal.tenant, principal.scopes) == ("tenant-a", ("ask", "documents"))
+    listed = keys("list", config_path).stdout + keys("list", config_path, "--json").stdout
+    assert principal.key_id in listed
+    assert key.split("_")[3][:16] not in listed
+
+
+def test_a_key_has_the_scopes_that_were_asked_for(config_path: Path) -> None:
+    result = keys("create", config_path, "tenant-a", "--scope", "ask", "--scope", "share", "--json")
+    made = json.loads(result.stdout)
+    assert (made["tenant"], made["scopes"]) == ("tenant-a", ["ask", "share"])
+    principal = recognised(config_path, made["key"])
+    assert (principal.key_id, principal.scopes) == (made["id"], ("ask", "share"))
+
+
+def test_a_revoked_key_works_no_longer_and_is_still_listed(config_path: Path) -> None:
+    made = [json.loads(keys("create", config_path, "tenant-a", "--json").stdout) for _ in range(2)]
+    result = keys("revoke", config_path, made[0]["id"])
+    assert (result.exit_code, result.stdout) == (0, f"{made[0]['id']}: revoked\n")
+    with pytest.raises(Unauthorized, match="revoked"):
+        recognised(config_path, made[0]["key"])
+    assert recognised(config_path, made[1]["key"]).key_id == made[1]["id"]
+    listed = {key["public_id"]: key for key in json.loads(keys("list", config_path, "--json").stdout)}
+    assert listed[made[0]["id"]]["revoked_at"] > 0
+    assert listed[made[1]["id"]]["revoked_at"] is None
+    assert all("secret_hash" not in key for key in listed.values())
+
+
+def test_the_list_is_a_table_that_shows_names_as_they_are(config_path: Path) -> None:
+    assert "tenant" in keys("list", config_path).stdout
+    keys("create", config_path, "tenant-a", "--name", "[/x] :key:")
+    result = keys("list", config_path)
+    assert result.exit_code == 0
+    assert re.search(r"tenant-a .*\[/x\] :key: .*ask documents .*\d{4}-\d\d-\d\d", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("create", "Tenant A"), 1, "can't be a tenant id"),
+        (("create", "*"), 1, "can't be a tenant id"),
+        (("create", "tenant-a", "--scope", "admin"), 2, "admin"),
+        (("revoke", "nowhere"), 1, "There is no key nowhere."),
+        (("create",), 2, "TENANT"),
+    ],
+)
+def test_what_can_not_be_done_is_a_sentence_and_makes_no_key(
+    config_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    result = keys(arguments[0], config_path, *arguments[1:])
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert json.loads(keys("list", config_path, "--json").stdout) == []
+
+
+def test_all_that_is_wrong_with_the_configuration_is_told(config_path: Path) -> None:
+    config_path.write_text(CONFIG.replace("name: m,", "name: Big M,").replace("data_path", "data_paht"))
+    result = keys("list", config_path)
+    assert result.exit_code == 1
+    assert "`data_paht`: unknown field; did you mean `data_path`?" in result.stderr
+    assert "`model.name`" in result.stderr
+
+
+def test_a_weak_secret_is_refused_before_a_key_is_made(config_path: Path) -> None:
+    result = keys("create", config_path, "tenant-a", KVSHELF_SECRET="short")
+    assert result.exit_code == 1
+    assert "KVSHELF_SECRET: too weak" in result.stderr
+
+
+def test_a_database_that_is_none_is_a_sentence(config_path: Path) -> None:
+    config_path.write_text(CONFIG + "database_url: mysql://localhost/kvshelf\n")
+    result = keys("list", config_path)
+    assert result.exit_code == 1
+    assert "postgresql+asyncpg://" in result.stderr
