@@ -20,6 +20,8 @@ from router.errors import EngineFailed, EngineUnavailable
 
 CONNECT_TIMEOUT_S = 2.0
 CHECK_TIMEOUT_S = 2.0
+MAX_EVENT_BYTES = 2**18
+"""One event's size: a token's text and twenty alternatives take about 4 kB."""
 
 
 class _Details(msgspec.Struct):
@@ -79,10 +81,7 @@ class VllmWorker:
     async def _deltas(self, response: aiohttp.ClientResponse) -> AsyncIterator[Delta]:
         started = done = False
         try:
-            async for line in response.content:
-                if not line.startswith(b"data:"):
-                    continue
-                data = line[5:].strip()
+            async for data in _events(response.content):
                 if data == b"[DONE]":
                     done = True
                     break
@@ -146,6 +145,21 @@ class _Spliced(Payload):
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return b"".join(self._parts).decode(encoding, errors)
+
+
+async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The data of each server-sent event. Split here: a worker sends several at once, and a read a line costs more than they do.
+
+    Raises ValueError for a line that is longer than any event of vLLM's.
+    """
+    rest = b""
+    async for received in stream.iter_any():
+        *lines, rest = (rest + received).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+        if len(rest) > MAX_EVENT_BYTES:
+            raise ValueError(f"an event of over {MAX_EVENT_BYTES} bytes")
 
 
 def _words(error: BaseException) -> str:

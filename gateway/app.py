@@ -6,8 +6,8 @@ The lifespan starts and ends what runs beside the requests.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -148,7 +148,7 @@ def _request_id(app: ASGIApp) -> ASGIApp:
     """Gives every request an id: in its log lines and in `x-request-id` on the response."""
 
     async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = uuid.uuid4().hex
+        request_id = secrets.token_hex(16)
         structlog.contextvars.bind_contextvars(request_id=request_id)
 
         async def with_id(message: Any) -> None:

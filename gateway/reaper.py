@@ -22,7 +22,7 @@ from router.residency import Ledger
 
 log = structlog.get_logger("reaper")
 
-SETTLE_S = 1.0
+SETTLE_S = 0.3
 RETRY_S = 30.0
 
 

@@ -33,7 +33,13 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, app: Litestar, *, grace_s: int = GRACE_S) -> None:
         super().__init__(
             uvicorn.Config(
-                app, http="httptools", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=grace_s
+                app,
+                http="httptools",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=grace_s,
             )
         )
         self.ready = asyncio.Event()

@@ -74,6 +74,8 @@ class PromptLayout(msgspec.Struct, frozen=True):
     """Whether the document stands in the system message (else in the first user message)."""
     filler_id: int
     chunk_tokens: int
+    anchor_ids: tuple[int, ...]
+    """The tokens of ANCHOR where a text begins with it."""
 
     @property
     def digest(self) -> str:
@@ -94,10 +96,11 @@ def derive(tokenizer: Tokenizer, chunk_tokens: int) -> PromptLayout:
     # A lone space. With SmolLM2 on the demo's questions it costs nothing against no filler at all (5 of 31 right,
     # both), newlines do (2 of 31).
     filler_id = tokenizer.encode("x ")[-1]
+    anchor_ids = tuple(tokenizer.encode(ANCHOR))
     reasons: list[str] = []
     for system_role in (True, False):
         try:
-            layout = PromptLayout(_head(tokenizer, system_role=system_role), system_role, filler_id, chunk_tokens)
+            layout = PromptLayout(_head(tokenizer, system_role=system_role), system_role, filler_id, chunk_tokens, anchor_ids)
             check(layout, tokenizer)
         except (LayoutError, InvalidRequest) as error:
             reasons.append(f"document in the {'system' if system_role else 'first user'} message: {error}")
@@ -134,9 +137,9 @@ def suffix_ids(layout: PromptLayout, tokenizer: Tokenizer, turns: Sequence[Messa
     """
     turns = [{"role": turn["role"], "content": tokenizer.neutralise(turn["content"])} for turn in turns]
     text = _render(tokenizer, layout, ANCHOR, turns, tokenizer.neutralise(system))
-    anchor = tokenizer.encode(ANCHOR)
     ids = tokenizer.encode(text[len(layout.head) :])
-    if not text.startswith(layout.head + ANCHOR) or ids[: len(anchor)] != anchor:
+    anchor = layout.anchor_ids
+    if not text.startswith(layout.head + ANCHOR) or tuple(ids[: len(anchor)]) != anchor:
         raise LayoutError("the template changes what stands before the document when the conversation changes.")
     return ids[len(anchor) :]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import config
+from gateway import catalog_file, config
 from gateway.config import SECRET_VARIABLE, Config
 from gateway.strict_yaml import ConfigError
 
@@ -156,3 +156,11 @@ def test_two_workers_of_one_name_are_refused(tmp_path: Path) -> None:
     file.write_text(f"data_path: x\nmodel: {{name: m, path: p, context_tokens: 9}}\nengine: {{workers: {workers}}}\n")
     with pytest.raises(ConfigError, match="name` of its own"):
         config.load(file)
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "single-node.yaml"])
+def test_the_configurations_that_ship_are_good(name: str) -> None:
+    folder = Path(__file__).parents[2] / "configs"
+    loaded = config.load(folder / name)
+    assert loaded.catalog is not None
+    assert catalog_file.load(loaded.catalog)

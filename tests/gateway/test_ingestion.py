@@ -11,7 +11,7 @@ import pytest
 
 from gateway.config import Ingestion
 from tests.fakes.engine import CHUNK, Gate
-from tests.fakes.gateway import RESERVE, Gateway, eventually
+from tests.fakes.gateway import RESERVE, Gateway, eventually, sse
 
 LEASE = "# Lease\n\nThe deposit is 2,400 euros."
 LONG = "# Long\n\n" + "One sentence after another. " * 20
@@ -43,23 +43,26 @@ async def patient(tmp_path: Path) -> AsyncIterator[Gateway]:
         yield running
 
 
-async def follow(gateway: Gateway, job: str, started: asyncio.Event) -> list[str]:
-    """The names of a job's events; `started` is set at the first."""
-    names = []
+async def follow(gateway: Gateway, job: str, started: asyncio.Event) -> list[tuple[str, Any]]:
+    """The events of a job to their end; `started` is set at the first."""
+    text = ""
     async with gateway.request("GET", f"/v1/jobs/{job}/events") as response:
         async for line in response.content:
-            if line.startswith(b"event: "):
-                names.append(line.decode().split(": ")[1].strip())
-                started.set()
-    return names
+            text += line.decode()
+            started.set()
+    return sse(text)
 
 
 # --- progress
 
 
 async def test_progress_grows_by_whole_chunks_and_ends_with_ready(slow: Gateway) -> None:
+    gate, started = Gate(slow.workers[0]), asyncio.Event()
     added = await slow.add(LONG, id="long", ready=False)
-    events = await slow.events(added["job"]["id"])
+    following = asyncio.create_task(follow(slow, added["job"]["id"], started))
+    await asyncio.wait_for(started.wait(), 5)
+    gate.open()
+    events = await following
     assert {name for name, _ in events[:-1]} == {"progress"}
     assert events[-1][0] == "ready"
     read = [job["read_tokens"] for _, job in events]
@@ -100,7 +103,7 @@ async def test_a_job_whose_document_is_replaced_is_gone_and_read_no_further(slow
     following = asyncio.create_task(follow(slow, added["job"]["id"], started))
     await asyncio.wait_for(started.wait(), 5)
     newer = await slow.add(LEASE, id="lease", ready=False)
-    assert (await following)[-1] == "gone"
+    assert (await following)[-1] == ("gone", {})
     gate.open()
     assert await slow.finished(newer["job"]["id"]) == "ready"
     superseded = [body for body in slow.workers[0].bodies if body["cache_salt"] == held["cache_salt"]]

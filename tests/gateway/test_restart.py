@@ -106,13 +106,18 @@ async def test_ready_documents_are_not_read_again_and_are_found_without_embeddin
         assert answer["headers"]["x-cache-tier"] == "ram"
 
 
-async def test_content_that_failed_is_tried_again_by_the_next_gateway_while_the_old_answers(kept: House) -> None:
+async def test_the_old_version_answers_where_the_new_one_fails_which_the_next_gateway_tries_again(kept: House) -> None:
     async with kept.gateway().running() as first:
         await first.add(LEASE, id="lease")
         old = first.workers[0].bodies[0]["cache_salt"]
         first.workers[0].faults = [Fault(EngineFailed("The worker says: too odd."))] * ATTEMPTS
         failed = await first.add("# Lease\n\nNew.", id="lease", ready=False)
         assert await first.finished(failed["job"]["id"]) == "failed"
+        shown = await first.json("GET", "/v1/documents/lease")
+        assert (shown["state"], shown["job"]["state"]) == ("ready", "failed")
+        assert shown["job"]["error"] == "The worker says: too odd."
+        assert (await first.ask(QUESTION, document="lease"))["choices"]
+        assert first.workers[0].bodies[-1]["cache_salt"] == old
     second = kept.gateway()
     gate = Gate(second.workers[0], lambda body: body["max_tokens"] == 1)
     async with second.running():

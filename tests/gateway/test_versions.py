@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ingestion import ATTEMPTS
-from router.errors import EngineFailed
-from tests.fakes.engine import Fault, Gate
+from tests.fakes.engine import Gate
 from tests.fakes.gateway import Gateway, eventually
 
 FIRST = "# Lease\n\nThe deposit is 2,400 euros."
@@ -131,19 +129,6 @@ async def test_a_document_removed_and_added_again_keeps_its_kv(gateway: Gateway)
     assert await read(gateway, FIRST) == salt
     assert await cleared(gateway, "decoy", decoy) == []
     assert salt in gateway.host.disk
-
-
-async def test_a_new_version_that_can_not_be_read_leaves_the_old_one_answering(gateway: Gateway) -> None:
-    old = await read(gateway, FIRST)
-    gateway.workers[0].faults = [Fault(EngineFailed("It does not fit."))] * ATTEMPTS
-    added = await gateway.add(SECOND, id="lease", ready=False)
-    assert await gateway.finished(added["job"]["id"]) == "failed"
-    shown = await gateway.json("GET", "/v1/documents/lease")
-    assert (shown["state"], shown["job"]["state"], shown["job"]["error"]) == ("ready", "failed", "It does not fit.")
-    assert await answering(gateway) == old
-    again = await gateway.add(SECOND, id="lease")
-    assert again["job"]["id"] != added["job"]["id"]
-    assert await answering(gateway) != old
 
 
 @pytest.mark.parametrize("change", ["content", "descriptor"])
