@@ -63,7 +63,12 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         parts.workers, ledger, capacity=engine.capacity, kv_server=parts.kv_server, check_interval_s=engine.check_interval_s
     )
     classifier = Classifier(
-        parts.store, parts.embedder, parts.telemetry, min_score=config.routing.min_score, margin=config.routing.margin
+        parts.store,
+        parts.embedder,
+        parts.telemetry,
+        problem=parts.embedder_problem,
+        min_score=config.routing.min_score,
+        margin=config.routing.margin,
     )
     shelf = Shelf(parts.store, classifier, reading, now=now)
     prefixes = PrefixCache(parts.store, config.model.name)

@@ -40,7 +40,16 @@ class _Index(msgspec.Struct, frozen=True):
 
 
 class Classifier:
-    def __init__(self, store: Store, embedder: Embedder | None, telemetry: Telemetry, *, min_score: float, margin: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        embedder: Embedder | None,
+        telemetry: Telemetry,
+        *,
+        problem: str | None = None,
+        min_score: float,
+        margin: float,
+    ) -> None:
         self._store = store
         self._embedder = embedder
         self._telemetry = telemetry
@@ -49,7 +58,8 @@ class Classifier:
         self._features: dict[VersionId, _Features] = {}
         self._indexes: dict[TenantId, _Index] = {}
         self._building = asyncio.Lock()
-        self.problem: str | None = None if embedder is not None else "no embedding model: routing is lexical only"
+        self.problem = problem
+        """What keeps routing from being as good as it is configured to be."""
 
     async def learn(self, version_id: VersionId, descriptor: Descriptor, text: str) -> None:
         """Take a version in, or its changed descriptor. Embeds what is not embedded yet; stores the vectors."""

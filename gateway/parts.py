@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 import structlog
@@ -27,32 +28,22 @@ from observability.telemetry import Telemetry
 log = structlog.get_logger("parts")
 
 
+@dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the gateway is made of that touches the world. Fakes in tests."""
+    """What the gateway is made of. `versions`: the engine's, part of its fingerprint."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        workers: tuple[Worker, ...],
-        kv_server: KVServer | None,
-        embedder: Embedder | None,
-        tokenizer: ChatTokenizer,
-        versions: Mapping[str, str],
-        secret: bytes,
-        telemetry: Telemetry,
-        kv_events: str | None = None,
-    ) -> None:
-        """`versions`: the engine's, part of its fingerprint. `kv_events`: where to listen for what workers hold."""
-        self.store = store
-        self.workers = workers
-        self.kv_server = kv_server
-        self.embedder = embedder
-        self.tokenizer = tokenizer
-        self.versions = versions
-        self.secret = secret
-        self.telemetry = telemetry
-        self.kv_events = kv_events
+    store: Store
+    workers: tuple[Worker, ...]
+    kv_server: KVServer | None
+    embedder: Embedder | None
+    embedder_problem: str | None = None
+    """Why there is no embedder although one is configured."""
+    tokenizer: ChatTokenizer
+    versions: Mapping[str, str]
+    secret: bytes
+    telemetry: Telemetry
+    kv_events: str | None = None
+    """Where to listen for what the workers hold."""
 
 
 @asynccontextmanager
@@ -71,6 +62,7 @@ async def open_parts(config: Config, stack: LocalStack | None = None) -> AsyncIt
         workers = tuple(VllmWorker(name, url, session, stall_timeout_s=config.engine.stall_timeout_s) for name, url in addresses)
         telemetry = Telemetry(otlp_endpoint=config.telemetry.otlp_endpoint)
         cleanup.callback(telemetry.close)
+        embedder, embedder_problem = await _embedder(config, cleanup)
         store = SqlStore(database_url(config))
         await store.open()
         cleanup.push_async_callback(store.close)
@@ -78,7 +70,8 @@ async def open_parts(config: Config, stack: LocalStack | None = None) -> AsyncIt
             store=store,
             workers=workers,
             kv_server=_kv_server(config, stack, session),
-            embedder=await _embedder(config, cleanup),
+            embedder=embedder,
+            embedder_problem=embedder_problem,
             tokenizer=tokenizer,
             versions=stack.versions() if stack is not None else {},
             secret=secret,
@@ -110,15 +103,15 @@ def _kv_server(config: Config, stack: LocalStack | None, session: aiohttp.Client
     )
 
 
-async def _embedder(config: Config, cleanup: AsyncExitStack) -> Embedder | None:
-    """The embedding model; None, and a line in the log, where it can't be had: routing is then lexical only."""
+async def _embedder(config: Config, cleanup: AsyncExitStack) -> tuple[Embedder | None, str | None]:
+    """The embedding model; where it can't be had, None and why: routing is then lexical only."""
     if config.embedding is None:
-        return None
+        return None, None
     embedder = SentenceEmbedder(config.embedding.model)
     cleanup.callback(embedder.close)
     try:
         await embedder.open()
     except EmbedderUnavailable as error:
         log.warning("embedding_unavailable", error=str(error), consequence="routing is lexical only")
-        return None
-    return embedder
+        return None, f"{error} Routing is lexical only."
+    return embedder, None

@@ -64,7 +64,8 @@ def list_keys(config_path: Path, as_json: bool) -> None:
         click.echo(json.dumps([{k: v for k, v in msgspec.to_builtins(key).items() if k != "secret_hash"} for key in found]))
         return
     table = Table()
-    for column in ("id", "tenant", "name", "scopes", "created", "revoked"):
+    table.add_column("id", no_wrap=True)  # what `revoke` needs
+    for column in ("tenant", "name", "scopes", "created", "revoked"):
         table.add_column(column)
     for key in found:
         table.add_row(key.public_id, key.tenant, key.name, " ".join(key.scopes), _day(key.created_at), _day(key.revoked_at))
