@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -20,7 +21,7 @@ from backends.lexical import LexicalIndex
 from observability.telemetry import OUTCOME, Telemetry
 from router.descriptors import routing_texts
 from router.documents import Catalog, Descriptor, Document, TenantId, VersionId
-from router.errors import KvshelfError
+from router.errors import KvshelfError, StoreUnavailable
 from router.matching import Decision, NoMatch, decide, dense_scores, fuse
 
 log = structlog.get_logger("classifier")
@@ -68,7 +69,7 @@ class Classifier:
         if vectors is not None:
             await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
         self._features[version_id] = _Features(texts, vectors)
-        self._indexes.clear()
+        self._indexes = {}
 
     async def recall(self, version_id: VersionId, descriptor: Descriptor) -> None:
         """Take a stored version in, with its stored vectors where they fit the embedding model and the texts."""
@@ -81,11 +82,11 @@ class Classifier:
             await self.learn(version_id, descriptor, content.text)
             return
         self._features[version_id] = _Features(texts, vectors.reshape(len(texts), -1) if self._embedder else None)
-        self._indexes.clear()
+        self._indexes = {}
 
     def forget(self, version_id: VersionId) -> None:
         self._features.pop(version_id, None)
-        self._indexes.clear()
+        self._indexes = {}
 
     async def find(self, catalog: Catalog, tenant: TenantId, question: str) -> Decision:
         """What to do with a question that names no document."""
@@ -93,9 +94,13 @@ class Classifier:
         index = await self._index(catalog, tenant)
         decision: Decision = NoMatch(())
         if index.documents:
+            asked = await self._embed((question,))
+            if asked is not None and index.vectors is None:
+                await self._complete(index.versions)
+                index = await self._index(catalog, tenant)
             dense = None
-            if index.vectors is not None and (vectors := await self._embed((question,))) is not None:
-                dense = dense_scores(vectors[0], index.vectors, index.starts)
+            if asked is not None and index.vectors is not None:
+                dense = dense_scores(asked[0], index.vectors, index.starts)
             scores = fuse(dense, index.lexical.scores(question))
             decision = decide(index.documents, scores, min_score=self._min_score, margin=self._margin)
         self._telemetry.routing_time.record(time.perf_counter() - started)
@@ -106,13 +111,26 @@ class Classifier:
         """The tenant's index. Documents take part once a version of theirs can answer."""
         visible = [d for d in catalog.visible_to(tenant) if d.current is not None and d.current.id in self._features]
         versions = tuple(d.current.id for d in visible if d.current is not None)
-        known = self._indexes.get(tenant)
-        if known is not None and known.versions == versions:
-            return known
-        async with self._building:
-            index = await asyncio.to_thread(_build, tuple(visible), versions, [self._features[version] for version in versions])
-            self._indexes[tenant] = index
-            return index
+        features = [self._features[version] for version in versions]
+        # Whatever is learnt from here on puts other indexes in the place of these: one that is out of date is not kept.
+        indexes = self._indexes
+        known = indexes.get(tenant)
+        if known is None or known.versions != versions:
+            async with self._building:
+                known = indexes[tenant] = await asyncio.to_thread(_build, tuple(visible), versions, features)
+        return known
+
+    async def _complete(self, versions: tuple[VersionId, ...]) -> None:
+        """Embed what was learnt while the embedding model was away: until then all of a tenant's routing is lexical."""
+        for version_id in versions:
+            before = self._features.get(version_id)
+            if before is None or before.vectors is not None or (vectors := await self._embed(before.texts)) is None:
+                continue
+            with suppress(StoreUnavailable):  # a question does not fail for it; it is embedded again after a restart
+                await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
+            if self._features.get(version_id) is before:
+                self._features[version_id] = _Features(before.texts, vectors)
+                self._indexes = {}
 
     async def _embed(self, texts: tuple[str, ...]) -> NDArray[np.float32] | None:
         if self._embedder is None:

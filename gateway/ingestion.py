@@ -72,18 +72,21 @@ class Ingestion:
     async def run(self) -> None:
         """Read whatever waits to be read, a version a worker at a time, until cancelled."""
         under_way: dict[_Job, asyncio.Task[None]] = {}
+        given_up: set[_Job] = set()
         try:
             while True:
                 change = asyncio.ensure_future(self._shelf.change.wait())
                 for job in self._waiting():
-                    if job not in under_way and len(under_way) < max(len(self._pool), 1):
+                    if job not in under_way and job not in given_up and len(under_way) < max(len(self._pool), 1):
                         under_way[job] = asyncio.create_task(self._read(*job))
                 try:
                     await asyncio.wait([change, *under_way.values()], return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     change.cancel()
                 for job in [job for job, task in under_way.items() if task.done()]:
-                    under_way.pop(job).result()
+                    if (bug := under_way.pop(job).exception()) is not None:
+                        log.error("reading_crashed", document=job[1], version=job[2], exc_info=bug)
+                        given_up.add(job)  # until the next start: the others must be read all the same
         finally:
             for task in under_way.values():
                 task.cancel()

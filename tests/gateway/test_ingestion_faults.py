@@ -150,3 +150,15 @@ async def _unavailable(gateway: Gateway) -> bool:
 
 async def _read(gateway: Gateway, job: str, tokens: int) -> bool:
     return bool((await gateway.json("GET", f"/v1/jobs/{job}"))["read_tokens"] == tokens)
+
+
+async def test_a_bug_in_one_reading_leaves_the_others_going(gateway: Gateway) -> None:
+    async def bug(_: int) -> None:
+        gateway.workers[0].before_delta = None
+        raise RuntimeError("nobody thought of this")
+
+    gateway.workers[0].before_delta = bug
+    crashed = await gateway.add(LEASE, id="crashed", ready=False)
+    await gateway.add("# Policy\n\nMeals are paid up to 40 euros.", id="policy")
+    assert (await gateway.ask(QUESTION, document="policy"))["choices"]
+    assert (await gateway.json("GET", f"/v1/jobs/{crashed['job']['id']}"))["state"] in ("pending", "reading")

@@ -1,0 +1,109 @@
+"""Finding documents while they change, and while the embedding model is away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from backends.base import Content
+from gateway.classifier import Classifier
+from observability.telemetry import Telemetry
+from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
+from router.matching import Route
+from tests.fakes.embedder import FakeEmbedder
+from tests.fakes.gateway import Gateway
+from tests.fakes.store import MemoryStore
+
+LONG = "\n\n".join(f"# Part {number}\n\n" + "one sentence after another. " * 20 for number in range(200))
+"""Its index takes long enough to build for something to happen meanwhile."""
+
+
+class Library:
+    """A classifier and what it has learnt, without the rest of the gateway."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self.store = MemoryStore()
+        self.classifier = Classifier(self.store, FakeEmbedder(), telemetry, min_score=0.2, margin=0.02)
+        self.catalog = Catalog()
+
+    async def learn(self, owner: str, name: str, text: str, title: str = "x") -> Version:
+        version = Version(
+            id=VersionId(f"{owner}-{name}"),
+            digest="",
+            fingerprint="",
+            salt=Salt(""),
+            document_tokens=1,
+            prefix_tokens=1,
+            state=VersionState.READY,
+        )
+        document = Document(owner=Owner(owner), id=DocumentId(name), descriptor=Descriptor(title), current=version)
+        if self.catalog.get(document.owner, document.id) is None:
+            await self.store.add_version(document, version, Content(text, b""))
+        self.catalog = self.catalog.with_document(document)
+        await self.classifier.learn(version.id, document.descriptor, text)
+        return version
+
+
+@pytest.fixture
+async def library() -> AsyncIterator[Library]:
+    telemetry = Telemetry()
+    library = Library(telemetry)
+    await library.store.open()
+    yield library
+    telemetry.close()
+
+
+async def test_a_descriptor_changed_while_an_index_is_built_counts_from_then_on(library: Library) -> None:
+    await library.learn("a", "long", LONG)
+    finding = asyncio.create_task(library.classifier.find(library.catalog, TenantId("a"), "penguins"))
+    await asyncio.sleep(0)
+    await library.learn("a", "long", LONG, title="penguins migrate")
+    await finding
+    decision = await library.classifier.find(library.catalog, TenantId("a"), "penguins migrate")
+    assert isinstance(decision, Route)
+    assert decision.score > 0.9
+
+
+async def test_a_version_cleared_while_another_index_is_built_fails_no_question(library: Library) -> None:
+    await library.learn("a", "long", LONG)
+    short = await library.learn("b", "short", "penguins migrate")
+    finding = [
+        asyncio.create_task(library.classifier.find(library.catalog, TenantId(tenant), "penguins migrate")) for tenant in ("a", "b")
+    ]
+    await asyncio.sleep(0)
+    library.classifier.forget(short.id)
+    _, found = await asyncio.gather(*finding)
+    assert isinstance(found, Route)
+    assert found.document == "short"
+
+
+async def test_without_the_embedding_model_routing_is_lexical_and_health_says_so(gateway: Gateway) -> None:
+    await gateway.add("# Lease\n\nThe deposit is 2,400 euros.", id="lease")
+    gateway.embedder.broken = True
+    routed = await gateway.json("POST", "/v1/route", json={"question": "How many euros is the deposit?"})
+    assert routed["document"] == "lease"
+    report = await gateway.json("GET", "/health/ready")
+    assert report["status"] == "degraded"
+    assert report["problems"]["embedding"] == "the embedding model fell over: routing is lexical only"
+    gateway.embedder.broken = False
+    await gateway.json("POST", "/v1/route", json={"question": "How many euros is the deposit?"})
+    assert (await gateway.json("GET", "/health/ready"))["problems"] == {}
+
+
+async def test_a_document_read_without_the_embedding_model_is_embedded_when_it_is_back(gateway: Gateway) -> None:
+    """Until then no document of the tenant is matched by meaning, and health would not say so."""
+    await gateway.add("# Lease\n\nThe deposit is 2,400 euros.", id="lease")
+    gateway.embedder.broken = True
+    await gateway.add("# Expenses\n\nTaxis need a receipt.", id="expenses")
+    question = {"question": "Do all taxis need one?"}
+    lexical = await gateway.json("POST", "/v1/route", json=question)
+    assert lexical["candidates"][0]["document"] == "expenses"
+    gateway.embedder.broken = False
+    both = await gateway.json("POST", "/v1/route", json=question)
+    assert both != lexical
+    embedded = gateway.embedder.texts
+    await gateway.json("PATCH", "/v1/documents/expenses", json={"summary": ""})  # has it learnt anew, by the book
+    assert gateway.embedder.texts > embedded
+    assert await gateway.json("POST", "/v1/route", json=question) == both
