@@ -26,7 +26,7 @@ from router.prompts import clean_text
 log = structlog.get_logger("catalog")
 
 SOURCE = "catalog"
-LOOK_EVERY_MS = 1_000
+LOOK_EVERY_MS = 500
 """The system tells of changes at once; they are looked for this often besides, as network file systems tell nothing."""
 
 _Stamp = tuple[int, int, int] | None
