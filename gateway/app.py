@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from litestar import Litestar, asgi
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
@@ -36,6 +37,7 @@ from gateway.parts import Parts
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache
 from gateway.reaper import Reaper
+from gateway.server import CLOSE_STREAMS
 from observability import telemetry as names
 from observability.telemetry import Telemetry
 from router.prompts import derive
@@ -145,7 +147,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         openapi_config=OpenAPIConfig(title="kvshelf", version="0.1.0", path="/schema"),
         request_max_body_size=config.server.max_body_mib * 2**20,
         logging_config=None,
-        signature_types=[],
+        state=State({CLOSE_STREAMS: shelf.close}),
     )
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from litestar.types import Receive, Scope, Send
 
-from router.errors import InvalidRequest
+from gateway.errors import BodyTooLong
 
 SEND_STALL_S = 60.0
 """A client that takes nothing for this long is let go."""
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises InvalidRequest for one over `limit` bytes, before it is all here."""
+    """The whole body. Raises BodyTooLong for one over `limit` bytes, before it is all here."""
     body = bytearray()
     while True:
         message: Any = await receive()
@@ -22,7 +22,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
             raise asyncio.CancelledError
         body += message.get("body", b"")
         if len(body) > limit:
-            raise InvalidRequest(f"The body is over {limit} bytes. Documents are added with POST /v1/documents and then named.")
+            raise BodyTooLong(limit)
         if not message.get("more_body"):
             return bytes(body)
 

@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -151,13 +152,31 @@ def server_secret(config: Config, environment: Mapping[str, str] = os.environ) -
         return _strong(given.encode(), SECRET_VARIABLE)
     path = config.secret_path
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
+        _make_secret(path)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise ConfigError([f"{path}: others can read the server's secret; mend it with: chmod 600 {path}"])
     return _strong(path.read_bytes().strip(), str(path))
+
+
+def secret_problems(config: Config, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What is wrong with the secret that is there; a missing one is made at the first start."""
+    try:
+        if SECRET_VARIABLE in environment or config.secret_path.exists():
+            server_secret(config, environment)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _make_secret(path: Path) -> None:
+    """Whole or not at all, and only once: two first starts at the same moment agree on one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    with suppress(FileExistsError):
+        os.link(part, path)
+    part.unlink()
 
 
 def _strong(secret: bytes, where: str) -> bytes:

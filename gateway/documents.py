@@ -60,8 +60,15 @@ class Shelf:
         self.change = asyncio.Event()
         """Set at the next change, progress of readings included. Take it, look at the catalog, then wait for it."""
 
+        self.closed = False
+
     def __repr__(self) -> str:
         return f"<Shelf {self.catalog!r}>"
+
+    def close(self) -> None:
+        """The gateway is ending: whoever waits for changes is told, and should leave."""
+        self.closed = True
+        self._announce()
 
     async def load(self) -> None:
         """Take the stored catalog up. Versions of another engine or layout, and failed ones, are made anew from their stored text."""

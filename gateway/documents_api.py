@@ -211,7 +211,7 @@ def _from_catalog(document: Document) -> Conflict:
 
 async def _events(shelf: Shelf, tenant: TenantId, job_id: str) -> AsyncIterator[ServerSentEventMessage]:
     shown: JobView | None = None
-    while True:
+    while not shelf.closed:
         change = shelf.change
         try:
             job = _find_job(shelf, tenant, job_id)

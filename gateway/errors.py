@@ -26,6 +26,16 @@ class Forbidden(errors.KvshelfError):
     code = "forbidden"
 
 
+class BodyTooLong(errors.InvalidRequest):
+    """`limit`: the most bytes of a body, `server.max_body_mib` in the configuration."""
+
+    code = "body_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body is over {limit} bytes. Send less, or have the operator raise `server.max_body_mib`.")
+        self.limit = limit
+
+
 class NotReady(errors.Conflict):
     """The document has no version that can answer yet; `job` says how far the reading is."""
 
@@ -50,6 +60,7 @@ class Unrouted(errors.KvshelfError):
 _STATUS: tuple[tuple[type[errors.KvshelfError], int, str], ...] = (
     (Unauthorized, 401, "authentication_error"),
     (Forbidden, 403, "permission_error"),
+    (BodyTooLong, 413, "invalid_request_error"),
     (NotText, 415, "invalid_request_error"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.NotFound, 404, "invalid_request_error"),
@@ -92,7 +103,7 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
     """Litestar's own refusals: unknown routes, methods, bodies that can't be decoded."""
     kind = "invalid_request_error" if error.status_code < HTTP_500_INTERNAL_SERVER_ERROR else "server_error"
     details = [entry.get("message") for entry in error.extra if isinstance(entry, dict)] if isinstance(error.extra, list) else []
-    words = ". ".join([error.detail, *filter(None, details)])
+    words = ". ".join([error.detail, *filter(None, details), *_HINTS.get(error.status_code, ())])
     if error.status_code >= HTTP_500_INTERNAL_SERVER_ERROR:
         log.error("request_failed", path=request.url.path, error=words, exc_info=error.__cause__ or error)
     body = {"error": {"message": words, "type": kind, "param": None, "code": _CODES.get(error.status_code)}}
@@ -113,6 +124,7 @@ def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response
     return Response(msgspec.json.encode(body), status_code=HTTP_500_INTERNAL_SERVER_ERROR, media_type=JSON)
 
 
+_HINTS = {413: ("Send less, or have the operator raise `server.max_body_mib`.",)}
 _CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
 HANDLERS: dict[int | type[Exception], Any] = {

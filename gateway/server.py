@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -15,6 +15,8 @@ from litestar import Litestar
 
 from router.errors import KvshelfError
 
+CLOSE_STREAMS = "close_streams"
+"""Where the application's state has a function that ends the streams which would not end by themselves."""
 GRACE_S = 25
 """Answers under way at the end may take this long to finish."""
 
@@ -22,9 +24,11 @@ GRACE_S = 25
 def listen(host: str, port: int) -> socket.socket:
     """Bound before anything else starts: a port in use must not cost a minute of waiting for the engine."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
     except OSError as error:
         raise KvshelfError(f"The gateway can't listen on {host}:{port} ({error.strerror}); set another `server.port`.") from error
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an event may wait 40 ms for an acknowledgement
+    return listener
 
 
 class GatewayServer(uvicorn.Server):
@@ -43,10 +47,15 @@ class GatewayServer(uvicorn.Server):
             )
         )
         self.ready = asyncio.Event()
+        self._close_streams: Callable[[], None] = app.state[CLOSE_STREAMS]
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._close_streams()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -147,7 +148,8 @@ def check_id(value: str, *, what: str = "document") -> str:
 
 def slug(title: str) -> str:
     """An id made from a title or file name; empty where nothing usable is left."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80].strip("-")
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()  # ü is u and a mark
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:80].strip("-")
 
 
 def content_digest(text: str) -> str:

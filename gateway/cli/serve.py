@@ -21,7 +21,7 @@ from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
 from gateway import auth, catalog_file
 from gateway.app import create_app
-from gateway.config import Config, database_url, load, server_secret
+from gateway.config import Config, database_url, load, secret_problems
 from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
 from gateway.strict_yaml import ConfigError
@@ -79,8 +79,8 @@ def check(config_path: Path) -> None:
 
 def _problems(config: Config) -> list[str]:
     problems: list[str] = []
+    problems += secret_problems(config)
     try:
-        server_secret(config)
         database_url(config)
     except ConfigError as error:
         problems += error.problems

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from inspect import isawaitable
@@ -23,7 +22,7 @@ from gateway import auth
 from gateway.app import create_app
 from gateway.config import Config, Engine, Ingestion, RemoteWorker, Routing
 from gateway.parts import Parts
-from gateway.server import GatewayServer
+from gateway.server import CLOSE_STREAMS, GatewayServer, listen
 from observability.telemetry import Telemetry
 from router.documents import TenantId
 from tests.fakes.embedder import FakeEmbedder
@@ -100,6 +99,10 @@ class Gateway:
         finally:
             self.telemetry.close()
             await self.store.close()
+
+    def ending(self) -> None:
+        """What the server tells the application when it is about to end."""
+        self.app.state[CLOSE_STREAMS]()
 
     async def new_key(self, tenant: str, scopes: tuple[str, ...] = auth.SCOPES) -> str:
         key, record = auth.new_key(SECRET, TenantId(tenant), name="test", scopes=scopes, now=0.0)
@@ -192,9 +195,7 @@ class _Server(GatewayServer):
 @asynccontextmanager
 async def serving(app: Litestar) -> AsyncIterator[str]:
     """The app on a free port of the loopback interface; its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        # asyncio's own loop, unlike uvloop, does not do this for a listener made here: every answer would take 40 ms.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with listen("127.0.0.1", 0) as listener:
         server = _Server(app)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:

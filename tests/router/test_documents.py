@@ -130,6 +130,7 @@ def test_a_slug_is_an_id_or_nothing(title: str) -> None:
 
 def test_a_slug_keeps_the_words() -> None:
     assert slug("Apartment Lease (2024).md") == "apartment-lease-2024-md"
+    assert slug("Über uns – Café") == "uber-uns-cafe"
     assert slug("第二章") == ""
     assert not slug("a" * 79 + " b").endswith("-")
 

@@ -81,6 +81,9 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_an_exposed_secret_is_told_with_the_command_that_mends_it(good: Path) -> None:
     assert check(good).exit_code == 0
     secret = good.parent / "data" / "secret"
+    assert not secret.exists()  # looking makes nothing
+    secret.parent.mkdir()
+    secret.write_text("0123456789abcdef" * 4)
     secret.chmod(0o644)
     result = check(good)
     assert result.exit_code == 1
