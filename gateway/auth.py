@@ -8,6 +8,7 @@ wrong key without a look-up. Recognised keys are believed for CACHE_S, so a revo
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -63,6 +64,7 @@ class Authenticator:
         self._server_secret = server_secret
         self._clock = clock
         self._cache: dict[str, tuple[float, ApiKey | None]] = {}
+        self._looking: dict[str, asyncio.Task[ApiKey | None]] = {}
 
     async def recognise(self, header: str | None) -> Principal:
         """Who an `Authorization` header belongs to. Raises Unauthorized that says what is wrong, never whose it is."""
@@ -81,14 +83,31 @@ class Authenticator:
         return Principal(record.tenant, record.public_id, record.scopes)
 
     async def _record(self, public_id: str) -> ApiKey | None:
-        now = self._clock()
+        """The stored record, at most CACHE_S old. A key in steady use is looked up ahead of that, and once for all who ask."""
         known = self._cache.get(public_id)
-        if known is not None and now - known[0] < CACHE_S:
-            return known[1]
-        record = await self._store.key(public_id)
+        age_s = self._clock() - known[0] if known is not None else CACHE_S
+        if known is None or age_s >= CACHE_S:
+            return await asyncio.shield(self._look_up(public_id))
+        if age_s >= CACHE_S / 2:
+            self._look_up(public_id)
+        return known[1]
+
+    def _look_up(self, public_id: str) -> asyncio.Task[ApiKey | None]:
+        task = self._looking.get(public_id)
+        if task is None:
+            task = self._looking[public_id] = asyncio.create_task(self._fetch(public_id))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever awaits it hears of it
+        return task
+
+    async def _fetch(self, public_id: str) -> ApiKey | None:
+        started = self._clock()
+        try:
+            record = await self._store.key(public_id)
+        finally:
+            del self._looking[public_id]
         if len(self._cache) >= CACHE_SIZE:
             self._cache.clear()
-        self._cache[public_id] = (now, record)
+        self._cache[public_id] = (started, record)
         return record
 
 

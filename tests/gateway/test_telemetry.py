@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.errors import EngineFailed
 from tests.fakes.engine import Fault
-from tests.fakes.gateway import Gateway
+from tests.fakes.gateway import Gateway, eventually
 
 DASHBOARDS = sorted((Path(__file__).parents[2] / "observability" / "dashboards").glob("*.json"))
 LEASE = "# Lease\n\nThe deposit is 2,400 euros."
@@ -92,6 +92,7 @@ async def test_a_question_is_one_span_with_what_happened(gateway: Gateway) -> No
     await gateway.add(LEASE, id="lease")
     gateway.spans.clear()
     answer = await gateway.ask("What is the deposit?")
+    await eventually(gateway.spans.get_finished_spans)  # written when the answer is through
     (span,) = gateway.spans.get_finished_spans()
     assert span.name == "kvshelf.question"
     attributes = dict(span.attributes or {})
@@ -115,6 +116,7 @@ async def test_a_failed_question_is_an_error_span(gateway: Gateway) -> None:
     gateway.spans.clear()
     gateway.workers[0].faults = [Fault(EngineFailed("fell over"))]
     await gateway.ask("What is the deposit?", document="lease", status=502)
+    await eventually(gateway.spans.get_finished_spans)
     (span,) = gateway.spans.get_finished_spans()
     assert not span.status.is_ok
     assert dict(span.attributes or {})["kvshelf.outcome"] == "error"
