@@ -48,9 +48,13 @@ class SentenceEmbedder:
         folder = self._folder()
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a gateway that starts must not depend on a hub
         try:
+            import torch
             from sentence_transformers import SentenceTransformer
             from transformers.utils.logging import disable_progress_bar
 
+            # A worker on the same cores spins for a second after each answer; two threads that wait for one another
+            # between its turns take 200 to 400 ms for a question, one takes 15.
+            torch.set_num_threads(1)
             disable_progress_bar()  # type: ignore[no-untyped-call]
             return SentenceTransformer(str(folder), device="cpu")
         except (ImportError, OSError, ValueError) as error:

@@ -39,6 +39,8 @@ START_WITHIN_S = 600.0
 STOP_WITHIN_S = 60.0
 POLL_S = 0.3
 ANSWER_TOKENS = 40
+OTHER_COLUMNS = 82
+"""The table's width in characters without its answers."""
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -235,8 +237,12 @@ def _table(rows: Iterable[Row]) -> Table:
         table.add_column(column, no_wrap=True)
     for column in ("cached/prompt", "first", "× cold"):
         table.add_column(column, no_wrap=True, justify="right")
-    table.add_column("answer", no_wrap=True, overflow="ellipsis", ratio=1)
+    room = OUT.width - OTHER_COLUMNS
+    answers = room >= 20  # on a narrow terminal they are left to the lines above
+    if answers:
+        table.add_column("answer", no_wrap=True)
     for row in rows:
+        answer = " ".join(row.answer.split())
         table.add_row(
             row.phase,
             row.document,
@@ -245,6 +251,6 @@ def _table(rows: Iterable[Row]) -> Table:
             f"{row.cached_tokens}/{row.prompt_tokens}",
             f"{row.first_token_s:.2f} s",
             f"{row.speedup:.0f}" if row.speedup is not None else "",
-            " ".join(row.answer.split()),
+            *([answer if len(answer) <= room else answer[: room - 1] + "…"] if answers else []),
         )
     return table
