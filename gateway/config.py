@@ -62,8 +62,8 @@ class Engine(msgspec.Struct, frozen=True):
     """Questions under way on one worker; more are refused at once with 503 and `retry-after`."""
     kv_events: str | None = None
     """Where workers elsewhere publish their KV events, e.g. tcp://10.0.0.5:5557: the gateway listens, they connect."""
-    stall_timeout_s: PositiveFloat = 120.0
-    """A worker that sends nothing for this long in the middle of an answer has failed."""
+    stall_timeout_s: PositiveFloat = 300.0
+    """A worker that sends nothing for this long has failed: longer than a cold reading of the longest document."""
 
     def __post_init__(self) -> None:
         if (self.local is None) == (not self.workers):

@@ -1,0 +1,91 @@
+"""How long a recognised key is believed, and how often the store is asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+
+import pytest
+
+from backends.base import ApiKey
+from gateway.auth import SCOPES, Authenticator, Principal, new_key
+from gateway.errors import Unauthorized
+from router.documents import TenantId
+from tests.fakes.gateway import SECRET, eventually
+from tests.fakes.store import MemoryStore
+
+
+class CountingStore(MemoryStore):
+    looked_up = 0
+
+    async def key(self, public_id: str) -> ApiKey | None:
+        self.looked_up += 1
+        return await super().key(public_id)
+
+
+@dataclass
+class Gate:
+    """An Authenticator with one key, and a clock that the test sets."""
+
+    store: CountingStore
+    key: str
+    record: ApiKey
+    now: float = 100.0
+
+    def __post_init__(self) -> None:
+        self.authenticator = Authenticator(self.store, SECRET, clock=lambda: self.now)
+
+    async def knock(self) -> Principal:
+        return await self.authenticator.recognise(f"Bearer {self.key}")
+
+
+@pytest.fixture
+async def gate() -> Gate:
+    store = CountingStore()
+    await store.open()
+    key, record = new_key(SECRET, TenantId("tenant-a"), name="test", scopes=SCOPES, now=0.0)
+    await store.add_key(record)
+    return Gate(store, key, record)
+
+
+async def test_a_revoked_key_stops_within_a_second(gate: Gate) -> None:
+    await gate.knock()
+    await gate.store.revoke_key(gate.record.public_id, gate.now)
+    gate.now += 0.49
+    assert (await gate.knock()).key_id == gate.record.public_id
+    gate.now += 0.51
+    with pytest.raises(Unauthorized, match="revoked"):
+        await gate.knock()
+
+
+async def test_a_key_is_believed_for_a_second_without_the_store(gate: Gate) -> None:
+    await gate.knock()
+    gate.store.fault = "is away"
+    gate.now += 0.99
+    assert (await gate.knock()).tenant == "tenant-a"
+
+
+async def test_a_wrong_secret_is_not_believed_because_the_right_one_was(gate: Gate) -> None:
+    await gate.knock()
+    body = f"kvs_live_{gate.record.public_id}_{'0' * 64}"
+    forged = body + hashlib.sha256(body.encode()).hexdigest()[:8]
+    with pytest.raises(Unauthorized, match="unknown"):
+        await gate.authenticator.recognise(f"Bearer {forged}")
+
+
+async def test_many_requests_at_once_look_a_key_up_once(gate: Gate) -> None:
+    for _ in range(3):
+        await asyncio.gather(*(gate.knock() for _ in range(50)))
+        gate.now += 2
+    assert gate.store.looked_up == 3
+
+
+async def test_a_key_in_steady_use_is_looked_up_ahead(gate: Gate) -> None:
+    await gate.knock()
+    gate.now += 0.6
+    await gate.knock()
+    await eventually(lambda: gate.store.looked_up == 2)
+    gate.now += 0.6  # the first look-up is too old by now, the one ahead is not
+    gate.store.fault = "is away"
+    assert (await gate.knock()).tenant == "tenant-a"
