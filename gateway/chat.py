@@ -112,8 +112,7 @@ class ChatHandler:
         try:
             prefix = await self._prefixes.get(chosen.version)
             async with self._deltas(request, chosen, prefix, bypass, course) as deltas:
-                await self._send_answer(request, chosen, deltas, course, send)
-            course.outcome = "ok"
+                course.outcome = await self._send_answer(request, chosen, deltas, course, send)
         finally:
             self._ledger.release(chosen.version.id)
 
@@ -191,7 +190,8 @@ class ChatHandler:
 
     async def _send_answer(
         self, request: ChatRequest, chosen: Chosen, deltas: AsyncIterator[Delta], course: Course, send: Send
-    ) -> None:
+    ) -> str:
+        """Send it, whole or as a stream; how that ended. Raises KvshelfError only while nothing was sent."""
         shaper = Shaper(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._model)
         headers = [
             (b"x-document-id", chosen.document.id.encode()),
@@ -208,7 +208,7 @@ class ChatHandler:
                 send, {"type": "http.response.start", "status": 200, "headers": [*headers, *entity(JSON, len(payload))]}
             )
             await send_in_time(send, {"type": "http.response.body", "body": payload, "more_body": False})
-            return
+            return "ok"
         headers.append((b"cache-control", b"no-cache"))
         await send_in_time(
             send, {"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-type", b"text/event-stream")]}
@@ -221,14 +221,14 @@ class ChatHandler:
                     await send_in_time(send, {"type": "http.response.body", "body": shaper.chunk(delta), "more_body": True})
         except KvshelfError as error:
             # The status line is gone: one event says it, and no [DONE] follows.
-            course.outcome = "broken_off"
             log.warning("answer_broken_off", document=chosen.document.id, error=str(error))
             event = b"data: " + msgspec.json.encode(envelope(error)) + b"\n\n"
             await send_in_time(send, {"type": "http.response.body", "body": event, "more_body": False})
-            return
+            return "broken_off"
         include_usage = request.stream_options is not None and request.stream_options.include_usage
         ending = (shaper.usage(course.usage) if include_usage else b"") + shaper.end()
         await send_in_time(send, {"type": "http.response.body", "body": ending, "more_body": False})
+        return "ok"
 
 
 def _unrouted(decision: Ambiguous | NoMatch) -> Unrouted:

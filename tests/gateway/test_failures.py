@@ -25,6 +25,12 @@ async def two(tmp_path: Path) -> AsyncIterator[Gateway]:
         yield running
 
 
+def outcomes(gateway: Gateway) -> list[object]:
+    """How the questions ended, by their spans."""
+    spans = [span for span in gateway.spans.get_finished_spans() if span.name == "kvshelf.question"]
+    return [(span.attributes or {}).get("kvshelf.outcome") for span in spans]
+
+
 async def stream(gateway: Gateway) -> tuple[int, list[Any]]:
     body = {"messages": [{"role": "user", "content": "why?"}], "document": "lease", "stream": True}
     async with gateway.request("POST", "/v1/chat/completions", json=body) as response:
@@ -88,6 +94,8 @@ async def test_a_failure_after_the_first_token_ends_the_stream_with_one_error_an
     assert [e["error"]["code"] for e in events if "error" in e] == ["engine_failed"]
     assert "[DONE]" not in events
     assert sum(len(worker.bodies) for worker in two.workers) == 1
+    await eventually(lambda: outcomes(two))
+    assert outcomes(two) == ["broken_off"]
 
 
 async def test_an_unstreamed_answer_that_breaks_off_is_502(gateway: Gateway) -> None:
