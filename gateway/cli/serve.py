@@ -193,7 +193,9 @@ def _banner(config: Config, key: str | None) -> None:
     url = f"http://{config.server.host}:{config.server.port}"
     OUT.print(f"\n[bold]kvshelf[/bold] serves {config.model.name} at [bold]{url}[/bold]  (Ctrl-C ends it)")
     if key is not None:
-        body = '{"messages": [{"role": "user", "content": "How much is the security deposit?"}], "max_tokens": 40}'
+        body = (
+            '{"messages": [{"role": "user", "content": "How much is the security deposit?"}], "max_tokens": 40, "temperature": 0}'
+        )
         OUT.print(
             f"\n  a key:   {key}\n\n  try it:  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' -d '{body}'\n",
             soft_wrap=True,
