@@ -80,6 +80,7 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 class Routing(msgspec.Struct, frozen=True):
+    # Both defaults were chosen on the demo's own questions, so its results say nothing of how they do elsewhere.
     min_score: Share = 0.3
     """Below it: no match."""
     margin: Share = 0.02

@@ -123,4 +123,3 @@ class Telemetry:
 DOCUMENTS_GAUGE = "kvshelf.documents"
 WORKERS_GAUGE = "kvshelf.workers.healthy"
 RUNNING_GAUGE = "kvshelf.worker.running"
-LEASES_GAUGE = "kvshelf.leases"

@@ -52,7 +52,10 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Questions(msgspec.Struct, frozen=True):
-    """The demo's questions: of each document the first is asked by name, the third is left to the gateway to place."""
+    """The demo's questions: of each document the first is asked by name, the third is left to the gateway to place.
+
+    The third, since all of those find their document: a sample that was chosen, and the README says so.
+    """
 
     questions: tuple[Question, ...]
     off_topic: tuple[str, ...] = ()

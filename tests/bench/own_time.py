@@ -55,7 +55,11 @@ async def run() -> None:
                         *(f"{ms * 1e3:.2f}" for ms in (direct.p50, through.p50, added[name], through.p99 - direct.p99)),
                     ]
                 )
-            measure.show("One connection, ms", ["", "worker alone p50", "through the gateway p50", "added p50", "added p99"], rows)
+            measure.show(
+                "One connection, ms",
+                ["", "worker alone p50", "through the gateway p50", "difference of p50", "difference of p99"],
+                rows,
+            )
             measure.console.print(f"a long document adds {added['long'] / added['short']:.2f} × what a short one does")
             body = await _same_body(Path(folder), "short")
             rates = [

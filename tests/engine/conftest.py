@@ -158,6 +158,9 @@ class RealGateway:
         async with self.session.get(self.url + path, headers={"authorization": f"Bearer {self.key}"}) as response:
             return response.status, await response.json()
 
+    async def kv_server_is_away(self) -> bool:
+        return "kv server" in (await self.get("/health/ready"))[1]["problems"]
+
     def files(self) -> list[Path]:
         """The disk tier's chunks."""
         return sorted((self.config.data_path / "kv").rglob("*.data"))

@@ -89,8 +89,10 @@ async def test_a_removed_document_leaves_no_file(engine: RealGateway) -> None:
 async def test_without_the_kv_server_questions_go_on(engine: RealGateway, contract: dict[str, Any]) -> None:
     restarting = asyncio.create_task(engine.stack.restart("lmcache"))
     try:
+        await eventually(engine.kv_server_is_away, within_s=30)
         answer = await engine.ask("Who signs for the customer?", document="contract")
         assert answer["text"]
+        assert await engine.kv_server_is_away()
     finally:
         await restarting
 

@@ -22,7 +22,7 @@ from gateway import auth
 from gateway.app import create_app
 from gateway.config import Config, Engine, Ingestion, RemoteWorker, Routing
 from gateway.parts import Parts
-from gateway.server import CLOSE_STREAMS, GatewayServer, listen
+from gateway.server import GatewayServer, listen
 from observability.telemetry import Telemetry
 from router.documents import TenantId
 from tests.fakes.embedder import FakeEmbedder
@@ -99,10 +99,6 @@ class Gateway:
         finally:
             self.telemetry.close()
             await self.store.close()
-
-    def ending(self) -> None:
-        """What the server tells the application when it is about to end."""
-        self.app.state[CLOSE_STREAMS]()
 
     async def new_key(self, tenant: str, scopes: tuple[str, ...] = auth.SCOPES) -> str:
         key, record = auth.new_key(SECRET, TenantId(tenant), name="test", scopes=scopes, now=0.0)

@@ -6,6 +6,8 @@ import io
 import json
 from pathlib import Path
 
+import aiohttp
+
 from gateway.config import Server
 from tests.fakes.gateway import Gateway
 
@@ -18,10 +20,14 @@ async def test_an_open_stream_of_events_does_not_keep_the_gateway_from_ending(tm
     async with Gateway(tmp_path).running() as gateway:
         gateway.workers[0].problem = "is not up yet"
         document = await gateway.add("# Lease\n\nThe deposit is 2,400 euros.", id="lease", ready=False)
-        response = await gateway.request("GET", f"/v1/jobs/{document['job']['id']}/events")
-        assert b"progress" in await response.content.readline()
-        gateway.ending()
-        assert b"event: ready" not in await response.read()  # its end came, and properly: a stream that is cut off raises
+        headers = {"authorization": f"Bearer {gateway.key}"}
+        stays = aiohttp.ClientSession()  # the harness closes its own before the server ends
+        followed = await stays.get(f"{gateway.url}/v1/jobs/{document['job']['id']}/events", headers=headers)
+        assert b"progress" in await followed.content.readline()
+    try:
+        assert b"ready" not in await followed.read()  # a stream that the server had to cut off raises
+    finally:
+        await stays.close()
 
 
 async def test_a_body_over_the_limit_is_413_and_says_what_to_do(tmp_path: Path) -> None:
