@@ -39,10 +39,14 @@ class LocalEngine(msgspec.Struct, frozen=True):
     lmcache_http_port: Port = 8180
     kv_events_port: Port = 5557
     """The gateway listens here for what the workers hold; they connect to it."""
+    kv_server_events_port: Port = 5558
+    """The gateway listens here for what the RAM tier holds; the KV server connects to it."""
     kv_space_gib: PositiveFloat = 2.0
     """The GPU tier on a CPU build: memory for KV a worker."""
     ram_gib: PositiveFloat = 2.0
     """The RAM tier, in shared memory."""
+    encrypted: bool = True
+    """false stores the disk tier plain: a damaged file is then not noticed."""
     max_sequences: Positive = 8
     worker_args: tuple[str, ...] = ()
     """More flags for vLLM."""

@@ -25,6 +25,8 @@ HEARTBEAT_S = 1
 
 Twice this must be less than MQ_TIMEOUT_S: a store that times out before the heartbeat has noticed ends the worker.
 """
+EVENTS_FLUSH_S = 0.2
+"""How long LMCache gathers its events. What comes last before a silence may still wait for its next tick, 1 s at most."""
 MISSED_AFTER_S = 2 * HEARTBEAT_S + 1
 """LMCache must stay away this long at least. A worker that never missed it does not register with the new one, whose
 refusal of its next store ends the worker."""
@@ -69,9 +71,14 @@ def absolute(path: Path) -> str:
 
 
 def ports(settings: LocalEngine) -> dict[str, int]:
-    """Every port of the engine by the setting that chose it. The gateway itself binds `kv_events_port`."""
+    """Every port that the engine binds, by the setting that chose it."""
     workers = {f"worker_port (worker-{number + 1})": settings.worker_port + number for number in range(settings.workers)}
     return {"lmcache_port": settings.lmcache_port, "lmcache_http_port": settings.lmcache_http_port} | workers
+
+
+def gateway_ports(settings: LocalEngine) -> dict[str, int]:
+    """The ports that the gateway binds for the engine's events, by setting."""
+    return {"kv_events_port": settings.kv_events_port, "kv_server_events_port": settings.kv_server_events_port}
 
 
 def shared_memory_file(settings: LocalEngine) -> Path:
@@ -86,11 +93,12 @@ def plain_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def lmcache_server(settings: LocalEngine, *, chunk_tokens: int, key_path: Path, environment: Mapping[str, str]) -> Command:
     """The KV server: RAM tier in shared memory, disk tier encrypted with a key of its own for each salt."""
-    disk = {
+    disk: dict[str, object] = {
         "type": "fs",  # `fs_native` could evict, but forgets at a restart what is on disk
         "base_path": absolute(settings.disk_path),
-        "serde": {"type": "aesgcm", "aes_bits": 256, "master_key_path": absolute(key_path)},
     }
+    if settings.encrypted:
+        disk["serde"] = {"type": "aesgcm", "aes_bits": 256, "master_key_path": absolute(key_path)}
     argv = (
         *(absolute(settings.python), "-m", "lmcache.cli.main", "server"),
         *("--host", HOST, "--port", str(settings.lmcache_port)),
@@ -102,6 +110,12 @@ def lmcache_server(settings: LocalEngine, *, chunk_tokens: int, key_path: Path, 
         *("--eviction-policy", "LRU"),
         *("--l2-prefetch-policy", "retain"),  # the default drops what came from disk after one read
         *("--l2-adapter", json.dumps(disk)),
+        # Nobody else tells what is in RAM: to LMCache, the gateway is its "coordinator".
+        *("--instance-id", LMCACHE),  # by which the gateway knows whose events they are
+        *("--coordinator-url", f"http://{HOST}:{settings.kv_server_events_port}"),
+        *("--coordinator-advertise-ip", HOST),
+        *("--coordinator-heartbeat-interval", f"{HEARTBEAT_S:g}"),
+        *("--coordinator-event-reporting", "--coordinator-event-flush-interval", f"{EVENTS_FLUSH_S:g}"),
     )
     url = f"http://{HOST}:{settings.lmcache_http_port}"
     return Command(

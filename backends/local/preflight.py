@@ -104,7 +104,11 @@ def _check_chunks(chunk_tokens: int, model: Model) -> Iterator[str]:
 
 
 def _check_ports(settings: LocalEngine) -> Iterator[str]:
-    users: dict[int, str] = {settings.kv_events_port: "kv_events_port"}
+    users: dict[int, str] = {}
+    for setting, port in commands.gateway_ports(settings).items():
+        if port in users:
+            yield f"Port {port} is given to both `{users[port]}` and `{setting}` in `engine.local`. Give each its own."
+        users[port] = setting
     for setting, port in commands.ports(settings).items():
         if port > 65535:
             yield f"`engine.local.{setting}` would be port {port}, above 65535. Choose a lower `worker_port`."
