@@ -134,7 +134,10 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Store(Protocol):
-    """The durable truth about documents, versions and keys. Each call is one transaction, durable when it returns."""
+    """The durable truth about documents, versions and keys, and a place for small states.
+
+    Each call is one transaction, durable when it returns.
+    """
 
     async def open(self) -> None:
         """Connect, and bring the schema to the newest migration."""
@@ -188,4 +191,12 @@ class Store(Protocol):
 
     async def revoke_key(self, public_id: str, at: float) -> bool:
         """False if there is no such key."""
+        ...
+
+    async def state(self, name: str) -> bytes | None:
+        """What was last put under this name; None for nothing."""
+        ...
+
+    async def put_state(self, name: str, value: bytes, at: float) -> None:
+        """Keep `value`, put at the time `at`, in the place of what this name had."""
         ...

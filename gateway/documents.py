@@ -32,8 +32,9 @@ from router.documents import (
     content_digest,
     version_salt,
 )
-from router.errors import DocumentTooLong, InvalidRequest, NotFound
+from router.errors import DocumentTooLong, InvalidRequest, NotFound, StoreUnavailable
 from router.prompts import Prefix, PromptLayout, Tokenizer, clean_text, ids_to_bytes, prefix_of
+from router.retention import KEPT, Retention, refreshed, retain
 
 log = structlog.get_logger("documents")
 
@@ -55,7 +56,7 @@ class Shelf:
         self._store = store
         self._classifier = classifier
         self._reading = reading
-        self._now = now
+        self.now = now
         self._locks: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.change = asyncio.Event()
         """Set at the next change, progress of readings included. Take it, look at the catalog, then wait for it."""
@@ -86,12 +87,20 @@ class Shelf:
                 await self._renew(document, version)
 
     async def put(
-        self, owner: Owner, document_id: DocumentId, raw: str, descriptor: Descriptor, *, source: str = "api"
+        self,
+        owner: Owner,
+        document_id: DocumentId,
+        raw: str,
+        descriptor: Descriptor,
+        *,
+        source: str = "api",
+        retention: Retention = KEPT,
     ) -> Document:
         """Make this text the document's content: a new document, a new version, or nothing where it is the same.
 
         The version that answers goes on answering until the new one is ready. Raises InvalidRequest for an empty
-        text, NotText for one with NULs, and DocumentTooLong for one that leaves no room to answer.
+        text and a retention that can't be, NotText for a text with NULs, and DocumentTooLong for one that leaves no room
+        to answer.
         """
         text = clean_text(raw)
         if "\0" in text:  # PostgreSQL stores none
@@ -105,11 +114,15 @@ class Shelf:
         async with self._locks[owner, document_id]:
             before = self.catalog.get(owner, document_id)
             if before is not None and (same := self._unchanged(before, digest)) is not None:
-                same = replace(same, descriptor=descriptor, source=source)
-                return before if same == before else await self._save(replace(same, updated_at=self._now()), text)
+                now = self.now()
+                same = retain(replace(same, descriptor=descriptor, source=source), retention, now=now)
+                if same == before:
+                    return before
+                is_told = same.descriptor != before.descriptor or same.incoming is not before.incoming
+                return await self._save(replace(same, updated_at=now), text if is_told else "")
             prefix = await asyncio.to_thread(prefix_of, self._reading.layout, self._reading.tokenizer, text)
             self._check_length(prefix)
-            now = self._now()
+            now = self.now()
             version = Version(
                 id=VersionId(uuid.uuid4().hex),
                 digest=digest,
@@ -119,31 +132,52 @@ class Shelf:
                 prefix_tokens=len(prefix.ids),
                 created_at=now,
             )
-            document = Document(
-                owner=owner,
-                id=document_id,
+            document = replace(
+                before or Document(owner=owner, id=document_id, descriptor=descriptor, created_at=now),
                 descriptor=descriptor,
                 source=source,
-                current=before.current if before else None,
                 incoming=version,
-                created_at=before.created_at if before else now,
                 updated_at=now,
             )
+            document = retain(document, retention, now=now, new_content=_is_new(digest, before))
             await self._store.add_version(document, version, Content(text, ids_to_bytes(prefix.ids)))
             self._show(document)
             log.info("version_added", document=document_id, version=version.id, prefix_tokens=version.prefix_tokens)
             return document
 
-    async def describe(self, owner: Owner, document_id: DocumentId, **changes: Any) -> Document:
-        """Change fields of the descriptor. Raises NotFound."""
+    async def amend(self, owner: Owner, document_id: DocumentId, *, retention: Retention = KEPT, **descriptor: Any) -> Document:
+        """Change fields of the descriptor, and the retention. Raises NotFound, and InvalidRequest for what can't be."""
         async with self._locks[owner, document_id]:
-            document = self.catalog.get(owner, document_id)
-            if document is None:
+            before = self.catalog.get(owner, document_id)
+            if before is None:
                 raise NotFound(f"No document {document_id!r}.", param="document")
-            descriptor = replace(document.descriptor, **changes)
-            version = document.answering
+            now = self.now()
+            document = retain(before, retention, now=now)
+            document = replace(document, descriptor=replace(before.descriptor, **descriptor), updated_at=now)
+            version = document.answering if descriptor else None  # retention is nothing that routing has to learn
             text = (await self._store.content(version.id)).text if version is not None else ""
-            return await self._save(replace(document, descriptor=descriptor, updated_at=self._now()), text)
+            return await self._save(document, text)
+
+    async def refresh(self, owner: Owner, document_id: DocumentId, now: float) -> None:
+        """A question was answered from the document's KV: its TTL counts from now, to the grain that `refreshed` tells.
+
+        Nothing happens to a document that has none, has expired or is gone; and where the store can't be reached the
+        expiry stays as it is, as a question does not fail for it.
+        """
+
+        def due() -> Document | None:
+            found = self.catalog.get(owner, document_id)
+            return None if found is None or (moved := refreshed(found, now)) is found else moved
+
+        if due() is None:
+            return
+        async with self._locks[owner, document_id]:
+            if (moved := due()) is None:
+                return
+            try:
+                await self._save(moved, "")
+            except StoreUnavailable as error:
+                log.warning("expiry_not_moved", document=document_id, error=str(error))
 
     async def remove(self, owner: Owner, document_id: DocumentId) -> None:
         """Take the document out of the catalog; its KV and text go once no question uses them. An absent one is no error."""
@@ -239,3 +273,10 @@ class Shelf:
     def _announce(self) -> None:
         self.change.set()
         self.change = asyncio.Event()
+
+
+def _is_new(digest: str, before: Document | None) -> bool:
+    """Whether a document of this content says something else than before. One that is read anew says the same."""
+    versions = (before.current, before.incoming) if before is not None else ()
+    digests = {version.digest for version in versions if version is not None}
+    return bool(digests) and digest not in digests

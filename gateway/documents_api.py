@@ -1,106 +1,39 @@
-"""`/v1/documents` and `/v1/jobs`: a tenant's documents over HTTP, and how far their readings are."""
+"""`/v1/documents` and `/v1/jobs`: a tenant's documents over HTTP, and how far their readings are.
+
+What comes and goes as JSON is `gateway/documents_views.py`'s.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import ServerSentEvent, ServerSentEventMessage
-from msgspec import Meta
 
 from backends.extract import NotText, text_of
 from gateway.auth import Principal
 from gateway.documents import Shelf
-from router.descriptors import guess_title
-from router.documents import (
-    SHARED,
-    Descriptor,
-    Document,
-    DocumentId,
-    Owner,
-    TenantId,
-    Version,
-    VersionState,
-    check_id,
-    content_digest,
-    slug,
+from gateway.documents_views import (
+    NO_NUL,
+    Changes,
+    Deleted,
+    DocumentList,
+    DocumentView,
+    JobView,
+    NewDocument,
+    document_view,
+    job_view,
 )
+from router.descriptors import guess_title
+from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, TenantId, VersionState, check_id, content_digest, slug
 from router.errors import Conflict, InvalidRequest, NotFound
 from router.prompts import clean_text
 
 T = TypeVar("T")
-_NO_NUL = r"^[^\x00]*$"
-"""PostgreSQL stores none."""
-Title = Annotated[str, Meta(min_length=1, max_length=300, pattern=_NO_NUL)]
-Summary = Annotated[str, Meta(max_length=4000, pattern=_NO_NUL)]
-Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500, pattern=_NO_NUL)], ...], Meta(max_length=50)]
-
-
-class NewDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document to be added, or to replace the one of this id."""
-
-    text: str
-    id: str | None = None
-    title: Title | None = None
-    summary: Summary = ""
-    tags: Words = ()
-    questions: Words = ()
-    shared: bool = False
-
-
-class Changes(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What may be changed of a document without reading it again."""
-
-    title: Title | msgspec.UnsetType = msgspec.UNSET
-    summary: Summary | msgspec.UnsetType = msgspec.UNSET
-    tags: Words | msgspec.UnsetType = msgspec.UNSET
-    questions: Words | msgspec.UnsetType = msgspec.UNSET
-
-
-class JobView(msgspec.Struct, frozen=True):
-    """The reading of one version, in tokens."""
-
-    id: str
-    document: str
-    state: VersionState
-    read_tokens: int
-    prefix_tokens: int
-    error: str | None
-    created_at: float
-    object: Literal["job"] = "job"
-
-
-class DocumentView(msgspec.Struct, frozen=True):
-    id: str
-    title: str
-    summary: str
-    tags: tuple[str, ...]
-    questions: tuple[str, ...]
-    shared: bool
-    source: str
-    state: VersionState
-    """ready: it answers (perhaps an older version, while `job` reads a newer one)."""
-    document_tokens: int
-    prefix_tokens: int
-    job: JobView | None
-    created_at: float
-    updated_at: float
-    object: Literal["document"] = "document"
-
-
-class DocumentList(msgspec.Struct, frozen=True):
-    data: list[DocumentView]
-    object: Literal["list"] = "list"
-
-
-class Deleted(msgspec.Struct, frozen=True):
-    id: str
-    deleted: bool = True
-    object: Literal["document"] = "document"
 
 
 class DocumentsController(Controller):
@@ -110,13 +43,13 @@ class DocumentsController(Controller):
     @get()
     async def list_documents(self, shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]) -> DocumentList:
         """Every document that this key's tenant may ask."""
-        return DocumentList([_view(document) for document in shelf.catalog.visible_to(request.auth.tenant)])
+        return DocumentList([document_view(document, shelf.now()) for document in shelf.catalog.visible_to(request.auth.tenant)])
 
     @get("/{document_id:str}")
     async def show_document(
         self, document_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
     ) -> DocumentView:
-        return _view(shelf.catalog.find(request.auth.tenant, document_id))
+        return document_view(shelf.catalog.find(request.auth.tenant, document_id), shelf.now())
 
     @post()
     async def add_document(
@@ -124,7 +57,7 @@ class DocumentsController(Controller):
         shelf: NamedDependency[Shelf],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
-        title: Annotated[str | None, QueryParameter(max_length=300, pattern=_NO_NUL)] = None,
+        title: Annotated[str | None, QueryParameter(max_length=300, pattern=NO_NUL)] = None,
         shared: FromQuery[bool] = False,
     ) -> Response[DocumentView]:
         """Add a document or replace its content; it is read in the background (202), or is there already (200).
@@ -146,11 +79,11 @@ class DocumentsController(Controller):
     async def change_document(
         self, document_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
     ) -> DocumentView:
-        """Change title, summary, tags or questions."""
+        """Change title, summary, tags or questions, and how long the document's KV is kept."""
         document = _own(shelf, request.auth, document_id)
-        changes = msgspec.structs.asdict(decode(await request.body(), Changes))
-        changes = {name: value for name, value in changes.items() if value is not msgspec.UNSET}
-        return _view(await shelf.describe(document.owner, document.id, **changes))
+        changes = decode(await request.body(), Changes)
+        changed = await shelf.amend(document.owner, document.id, retention=changes.retention(), **changes.descriptor())
+        return document_view(changed, shelf.now())
 
     @delete("/{document_id:str}", status_code=200)
     async def remove_document(
@@ -192,8 +125,9 @@ async def _put(shelf: Shelf, principal: Principal, new: NewDocument) -> Response
     before = shelf.catalog.get(owner, document_id)
     if before is not None and before.source == "catalog":
         raise _from_catalog(before)
-    document = await shelf.put(owner, document_id, text, Descriptor(title, new.summary, new.tags, new.questions))
-    return Response(_view(document), status_code=202 if document.incoming is not None else 200)
+    descriptor = Descriptor(title, new.summary, new.tags, new.questions)
+    document = await shelf.put(owner, document_id, text, descriptor, retention=new.retention())
+    return Response(document_view(document, shelf.now()), status_code=202 if document.incoming is not None else 200)
 
 
 def _own(shelf: Shelf, principal: Principal, document_id: str) -> Document:
@@ -231,33 +165,8 @@ def _find_job(shelf: Shelf, tenant: TenantId, job_id: str) -> JobView:
     for document in shelf.catalog.visible_to(tenant):
         for version in (document.incoming, document.current):
             if version is not None and version.id == job_id:
-                return _job(document, version)
+                return job_view(document, version)
     raise NotFound(f"No job {job_id!r}. The document it read may have been replaced or removed since.", param="job")
-
-
-def _job(document: Document, version: Version) -> JobView:
-    return JobView(
-        version.id, document.id, version.state, version.read_tokens, version.prefix_tokens, version.error, version.created_at
-    )
-
-
-def _view(document: Document) -> DocumentView:
-    version, descriptor = document.answering, document.descriptor
-    return DocumentView(
-        id=document.id,
-        title=descriptor.title,
-        summary=descriptor.summary,
-        tags=descriptor.tags,
-        questions=descriptor.questions,
-        shared=document.owner == SHARED,
-        source=document.source,
-        state=version.state if version is not None else VersionState.FAILED,
-        document_tokens=version.document_tokens if version is not None else 0,
-        prefix_tokens=version.prefix_tokens if version is not None else 0,
-        job=_job(document, document.incoming) if document.incoming is not None else None,
-        created_at=document.created_at,
-        updated_at=document.updated_at,
-    )
 
 
 def decode(body: bytes, kind: type[T]) -> T:

@@ -68,7 +68,12 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """A document: `current` is the version that answers, `incoming` the one being read to replace it."""
+    """A document: `current` is the version that answers, `incoming` the one being read to replace it.
+
+    `expires_at` (seconds since the epoch) is until when its KV is kept, None for without end; `ttl_s` is the time to
+    live that it came from, None where the moment itself was given. A pinned document has neither: its KV is kept
+    whatever else needs the room. `router/retention.py` changes the three.
+    """
 
     owner: Owner
     id: DocumentId
@@ -78,6 +83,18 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     incoming: Version | None = None
     created_at: float = 0.0
     updated_at: float = 0.0
+    pinned: bool = False
+    ttl_s: float | None = None
+    expires_at: float | None = None
+
+    def expired(self, now: float) -> bool:
+        """Whether no KV is to be kept of it any more. Text and catalog entry stay, and questions are answered cold."""
+        return self.expires_at is not None and now >= self.expires_at
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """Those that it has: the one that answers, and the one that is being read."""
+        return tuple(version for version in (self.current, self.incoming) if version is not None)
 
     @property
     def answering(self) -> Version | None:

@@ -45,6 +45,9 @@ def document_values(document: Document) -> Values:
         "incoming_id": document.incoming.id if document.incoming else None,
         "created_at": document.created_at,
         "updated_at": document.updated_at,
+        "pinned": document.pinned,
+        "ttl_s": document.ttl_s,
+        "expires_at": document.expires_at,
     }
 
 
@@ -72,6 +75,9 @@ def document_of(row: RowMapping) -> Document:
         incoming=None if row["incoming_id"] is None else version_of(row, "incoming:"),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
+        pinned=row["pinned"],
+        ttl_s=row["ttl_s"],
+        expires_at=row["expires_at"],
     )
 
 

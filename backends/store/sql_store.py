@@ -6,13 +6,14 @@ Must not know of connections, locks or the library's errors (`database.py`). The
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import delete, exists, func, insert, or_, select, text, update
+from sqlalchemy import Table, delete, exists, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from backends.base import ApiKey, Content
 from backends.store.database import Database
 from backends.store.rows import (
+    Values,
     document_of,
     document_values,
     key_of,
@@ -21,7 +22,7 @@ from backends.store.rows import (
     version_of,
     version_values,
 )
-from backends.store.tables import api_keys, contents, documents, versions
+from backends.store.tables import api_keys, contents, documents, states, versions
 from router.documents import Document, DocumentId, Owner, Version, VersionId
 from router.errors import NotFound, StoreUnavailable
 
@@ -59,7 +60,7 @@ class SqlStore:
 
     async def put_document(self, document: Document) -> None:
         async with self._database.write() as connection:
-            await _put(connection, document)
+            await _put(connection, documents, document_values(document))
 
     async def add_version(self, document: Document, version: Version, content: Content) -> None:
         linked = {link.id for link in (document.current, document.incoming) if link}
@@ -68,7 +69,7 @@ class SqlStore:
         async with self._database.write() as connection:
             await connection.execute(insert(versions).values(version_values(version)))
             await connection.execute(insert(contents).values(version_id=version.id, **msgspec.structs.asdict(content)))
-            await _put(connection, document)
+            await _put(connection, documents, document_values(document))
 
     async def update_version(self, version: Version) -> None:
         changed = update(versions).where(versions.c.id == version.id)
@@ -130,9 +131,20 @@ class SqlStore:
             result = await connection.execute(revoked.values(revoked_at=func.coalesce(api_keys.c.revoked_at, at)))
         return result.rowcount > 0
 
+    # --- states
 
-async def _put(connection: AsyncConnection, document: Document) -> None:
-    values = document_values(document)
-    upsert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(documents).values(values)
-    changed = {name: upsert.excluded[name] for name in values if name not in documents.primary_key.columns}
-    await connection.execute(upsert.on_conflict_do_update(index_elements=list(documents.primary_key), set_=changed))
+    async def state(self, name: str) -> bytes | None:
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(states.c.value).where(states.c.name == name))
+        return rows.scalar_one_or_none()
+
+    async def put_state(self, name: str, value: bytes, at: float) -> None:
+        async with self._database.write() as connection:
+            await _put(connection, states, {"name": name, "value": value, "updated_at": at})
+
+
+async def _put(connection: AsyncConnection, table: Table, values: Values) -> None:
+    """Insert this row, or update the one of its primary key."""
+    upsert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table).values(values)
+    changed = {name: upsert.excluded[name] for name in values if name not in table.primary_key.columns}
+    await connection.execute(upsert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-from sqlalchemy import Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import Boolean, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, false
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
@@ -119,6 +119,9 @@ documents = Table(
     Column("incoming_id", Exact, ForeignKey(versions.c.id, ondelete="SET NULL")),
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
+    Column("pinned", Boolean, nullable=False, server_default=false()),
+    Column("ttl_s", Double),
+    Column("expires_at", Double),
     # Both are searched whenever a version is deleted.
     Index(None, "current_id"),
     Index(None, "incoming_id"),
@@ -135,4 +138,13 @@ api_keys = Table(
     Column("scopes", Strings, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revoked_at", Double),
+)
+
+# Small things that are rebuilt without harm, whole under a name.
+states = Table(
+    "states",
+    metadata,
+    Column("name", Exact, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("updated_at", Double, nullable=False),
 )

@@ -25,6 +25,7 @@ class MemoryStore:
         self._versions: dict[VersionId, Version] = {}
         self._contents: dict[VersionId, Content] = {}
         self._keys: dict[str, ApiKey] = {}
+        self._states: dict[str, bytes] = {}
 
     async def open(self) -> None:
         self.fault = None
@@ -118,6 +119,14 @@ class MemoryStore:
         if key and key.revoked_at is None:
             self._keys[public_id] = replace(key, revoked_at=at)
         return key is not None
+
+    async def state(self, name: str) -> bytes | None:
+        await self._turn()
+        return self._states.get(name)
+
+    async def put_state(self, name: str, value: bytes, at: float) -> None:
+        await self._turn()
+        self._states[name] = value
 
     async def _turn(self) -> None:
         # A database would let others run first; a fake that doesn't hides its callers' races. All after this is one step.

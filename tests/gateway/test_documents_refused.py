@@ -167,7 +167,7 @@ async def test_a_body_over_the_limit_is_413(standing: Gateway, content_type: str
     [
         ({"text": "other"}, "text"),
         ({"id": "other"}, "id"),
-        ({"pinned": True}, "pinned"),
+        ({"pinned": "yes"}, "$.pinned"),
         ({"title": ""}, "$.title"),
         ({"title": None}, "$.title"),
         ({"tags": ["x" * 501]}, "$.tags"),

@@ -7,6 +7,7 @@ import string
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from router.documents import (
     SHARED,
@@ -107,6 +108,12 @@ def test_the_ready_version_answers_until_another_takes_its_place() -> None:
     assert document("a", current=ready, incoming=reading).answering is ready
     assert document("a", incoming=reading).answering is reading
     assert document("a").answering is None
+
+
+def test_a_document_expires_at_its_time_and_one_without_never() -> None:
+    assert [replace(document("a"), expires_at=100.0).expired(now) for now in (99.9, 100.0, 101.0)] == [False, True, True]
+    assert not document("a").expired(1e12)
+    assert not replace(document("a"), pinned=True).expired(1e12)
 
 
 @pytest.mark.parametrize("id_", ["a", "0", "lease-2024.v1_x", "a" * 100])

@@ -1,16 +1,14 @@
-"""What every `Store` does: the fake that other tests use, SQLite and PostgreSQL."""
+"""What every `Store` does: the fake that other tests use, SQLite and PostgreSQL. `test_values.py` sends any value through."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from backends.base import ApiKey, Content, Store
-from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
+from router.documents import Descriptor, DocumentId, Owner, Salt, TenantId, VersionId, VersionState
 from router.errors import Conflict, NotFound, StoreUnavailable
 from tests.backends.store.samples import CONTENT, document, stored, version
 
@@ -34,6 +32,12 @@ async def test_a_document_without_versions(store: Store) -> None:
     )
     await store.put_document(lease)
     assert await store.documents() == [lease]
+
+
+async def test_how_long_a_document_is_kept(store: Store) -> None:
+    for kept in (document(pinned=True), document(ttl_s=3600.0, expires_at=1_800_003_600.25), document(expires_at=7.5), document()):
+        await store.put_document(kept)
+        assert await store.documents() == [kept]
 
 
 async def test_a_version_is_stored_with_its_content_and_its_document(store: Store) -> None:
@@ -177,17 +181,31 @@ async def test_a_key_is_revoked_once_for_all(store: Store) -> None:
     assert not await store.revoke_key("k2", 10.5)
 
 
+# --- states
+
+
+async def test_a_state_is_what_was_put_last(store: Store) -> None:
+    assert await store.state("uses") is None
+    for value, at in ((b"\0\xff one", 5.5), (b"two", 6.0), (b"", 4.0)):
+        await store.put_state("uses", value, at)
+        assert await store.state("uses") == value
+    await store.put_state("other", b"another", 7.0)
+    assert (await store.state("uses"), await store.state("other")) == (b"", b"another")
+
+
 # --- life and company
 
 
 async def test_what_was_stored_is_there_after_reopening(store: Store) -> None:
     await store.add_version(document(current=version()), version(), CONTENT)
     await store.add_key(key())
+    await store.put_state("uses", b"many", 1.0)
     await store.close()
     await store.open()
     assert await store.documents() == [document(current=version())]
     assert await store.content(version().id) == CONTENT
     assert await store.keys() == [key()]
+    assert await store.state("uses") == b"many"
 
 
 async def test_a_closed_store_says_so(store: Store) -> None:
@@ -249,49 +267,5 @@ async def test_any_string_may_be_asked_for(store: Store, odd: str) -> None:
     await store.add_version(document(odd, odd), version(odd), CONTENT)
     assert list(await stored(store)) == [(odd, odd)]
     assert await store.content(VersionId(odd)) == CONTENT
-
-
-# Every code point, lone surrogates too; NUL, backslashes and what looks like an escape more often than chance has them.
-texts = st.text(st.characters(exclude_categories=())) | st.text(st.sampled_from("\0\\0123abcd\"'\ud800\udc00é\u2028"))
-tuples = st.lists(texts, max_size=4).map(tuple)
-times = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
-counts = st.integers(0, 2**31 - 1)
-versions = st.builds(
-    Version,
-    id=st.uuids().map(str),
-    digest=texts,
-    fingerprint=texts,
-    salt=texts,
-    document_tokens=counts,
-    prefix_tokens=counts,
-    state=st.sampled_from(VersionState),
-    read_tokens=counts,
-    error=st.none() | texts,
-    created_at=times,
-)
-descriptors = st.builds(Descriptor, title=texts, summary=texts, tags=tuples, questions=tuples)
-documents = st.builds(
-    Document,
-    owner=texts,
-    id=st.uuids().map(str),
-    descriptor=descriptors,
-    source=texts,
-    incoming=versions,
-    created_at=times,
-    updated_at=times,
-)
-contents = st.builds(Content, text=texts, prefix_ids=st.binary(), vectors=st.binary(), embedder=texts)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(new=documents, content=contents)
-async def test_every_value_comes_back_as_it_was(store: Store, new: Document, content: Content) -> None:
-    # The examples share one store, so each clears away the one before it.
-    for before in await store.documents():
-        await store.remove_document(before.owner, before.id)
-    for left in await store.unlinked_versions():
-        await store.remove_version(left.id)
-    assert new.incoming is not None
-    await store.add_version(new, new.incoming, content)
-    assert await store.documents() == [new]
-    assert await store.content(new.incoming.id) == content
+    await store.put_state(odd, b"odd", 1.0)
+    assert await store.state(odd) == b"odd"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from msgspec.structs import replace
+from sqlalchemy import Connection, inspect, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from backends.store import migrations
 from backends.store.sql_store import SqlStore
 from backends.store.tables import metadata
+from router.documents import VersionState
 from router.errors import StoreUnavailable
-from tests.backends.store.samples import document, run_sql, stored
+from tests.backends.store.samples import CONTENT, document, run_sql, stored, version
 
 
 @pytest.fixture
@@ -55,6 +58,48 @@ async def test_down_to_nothing_and_up_again(engine: AsyncEngine, opened_once: st
     await store.close()
 
 
+async def test_a_database_of_the_first_revision_keeps_everything(database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        Path(str(make_url(database_url).database)).parent.mkdir()
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda sync: command.upgrade(migrations.configuration(sync), "0001"))
+    await engine.dispose()
+    blob = "x'{}'".format if database_url.startswith("sqlite") else r"'\x{}'".format
+    text, prefix_ids = blob(CONTENT.text.encode().hex()), blob(CONTENT.prefix_ids.hex())
+    await run_sql(
+        database_url,
+        f"INSERT INTO versions VALUES ('v1', '{'d' * 64}', '{'f' * 64}', 'salt-v1', 900, 1024, 'ready', 1024, NULL, 0)",  # noqa: S608 - nobody else's words
+        f"INSERT INTO contents VALUES ('v1', {text}, {prefix_ids}, {blob('')}, '')",  # noqa: S608 - the same
+        """INSERT INTO documents VALUES ('acme', 'lease', 'Lease', '', '["flat"]', '[]', 'api', 'v1', NULL, 1.5, 2.5)""",
+        """INSERT INTO api_keys VALUES ('k1', 'acme', 'laptop', '5e', '["ask"]', 2.5, NULL)""",
+    )
+
+    store = SqlStore(database_url)
+    await store.open()
+    assert await run_sql(database_url, "SELECT version_num FROM alembic_version") == [("0002",)]
+    ready = version(state=VersionState.READY, read_tokens=1024)
+    kept = document(current=ready, updated_at=2.5)
+    assert await store.documents() == [kept]
+    assert (kept.pinned, kept.ttl_s, kept.expires_at) == (False, None, None)
+    assert await store.content(ready.id) == CONTENT
+    assert [key.public_id for key in await store.keys()] == ["k1"]
+    await store.put_document(replace(kept, pinned=True))
+    await store.put_state("uses", b"many", 3.0)
+    assert await store.documents() == [replace(kept, pinned=True)]
+    assert await run_sql(database_url, "SELECT name, updated_at FROM states") == [("uses", 3.0)]
+    await store.close()
+
+    # And back: what the first revision knew is still there.
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda sync: command.downgrade(migrations.configuration(sync), "0001"))
+    await engine.dispose()
+    assert await run_sql(database_url, "SELECT * FROM documents") == [
+        ("acme", "lease", "Lease", "", '["flat"]', "[]", "api", "v1", None, 1.5, 2.5)
+    ]
+
+
 async def test_revisions_form_one_line(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         scripts = ScriptDirectory.from_config(await connection.run_sync(migrations.configuration))
@@ -69,7 +114,7 @@ async def test_a_newer_database_is_refused_untouched(opened_once: str) -> None:
         await store.open()
     assert await store.check() == "The store is not open."
 
-    newest = "UPDATE alembic_version SET version_num = '0001'"
+    newest = "UPDATE alembic_version SET version_num = '0002'"
     await run_sql(opened_once, newest)
     await store.open()
     assert list(await stored(store)) == [("acme", "lease")]
@@ -81,7 +126,9 @@ async def test_a_database_of_something_else_is_refused_untouched(database_url: s
         store = SqlStore(database_url)  # makes the folder
         await store.open()
         await store.close()
-        await run_sql(database_url, *(f"DROP TABLE {name}" for name in ("alembic_version", "contents", "documents", "api_keys")))
+        await run_sql(
+            database_url, *(f"DROP TABLE {name}" for name in ("alembic_version", "contents", "documents", "api_keys", "states"))
+        )
     else:
         await run_sql(database_url, "CREATE TABLE versions (id text)")
     store = SqlStore(database_url)

@@ -1,0 +1,143 @@
+"""What `/v1/documents` and `/v1/jobs` take and give: the shapes of their JSON, and a document's as a client sees it.
+
+Must not act. `gateway/documents_api.py` does with them.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from router.documents import SHARED, Document, Version, VersionState
+from router.retention import MAX_TTL_S, Retention
+
+NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL stores none."""
+Title = Annotated[str, Meta(min_length=1, max_length=300, pattern=NO_NUL)]
+Summary = Annotated[str, Meta(max_length=4000, pattern=NO_NUL)]
+Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)], ...], Meta(max_length=50)]
+Ttl = Annotated[float, Meta(gt=0, le=MAX_TTL_S)]
+Moment = Annotated[datetime.datetime, Meta(tz=True)]
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a document's KV is kept. What is left out stays as it is; of a new document, it is kept while there is room.
+
+    `pinned`: whatever else needs the room. `ttl_s` and `expire_at` (RFC 3339) say in two ways until when, null for
+    without end; a pinned document has neither.
+    """
+
+    pinned: bool | UnsetType = UNSET
+    ttl_s: Ttl | UnsetType | None = UNSET
+    expire_at: Moment | UnsetType | None = UNSET
+
+    def retention(self) -> Retention:
+        at = self.expire_at
+        expires_at = at.timestamp() if isinstance(at, datetime.datetime) else at
+        return Retention(pinned=self.pinned, ttl_s=self.ttl_s, expires_at=expires_at)
+
+
+class NewDocument(Kept, frozen=True, forbid_unknown_fields=True):
+    """A document to be added, or to replace the one of this id."""
+
+    text: str
+    id: str | None = None
+    title: Title | None = None
+    summary: Summary = ""
+    tags: Words = ()
+    questions: Words = ()
+    shared: bool = False
+
+
+class Changes(Kept, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What may be changed of a document without reading it again."""
+
+    title: Title | UnsetType = UNSET
+    summary: Summary | UnsetType = UNSET
+    tags: Words | UnsetType = UNSET
+    questions: Words | UnsetType = UNSET
+
+    def descriptor(self) -> dict[str, str | tuple[str, ...]]:
+        """The descriptor's fields that are given."""
+        given = {"title": self.title, "summary": self.summary, "tags": self.tags, "questions": self.questions}
+        return {name: value for name, value in given.items() if value is not UNSET}
+
+
+class JobView(msgspec.Struct, frozen=True):
+    """The reading of one version, in tokens."""
+
+    id: str
+    document: str
+    state: VersionState
+    read_tokens: int
+    prefix_tokens: int
+    error: str | None
+    created_at: float
+    object: Literal["job"] = "job"
+
+
+class DocumentView(msgspec.Struct, frozen=True):
+    id: str
+    title: str
+    summary: str
+    tags: tuple[str, ...]
+    questions: tuple[str, ...]
+    shared: bool
+    source: str
+    state: VersionState
+    """ready: it answers (perhaps an older version, while `job` reads a newer one)."""
+    pinned: bool
+    ttl_s: float | None
+    expire_at: datetime.datetime | None
+    """Until when its KV is kept, RFC 3339 in UTC; null for without end."""
+    expired: bool
+    """Its KV is kept no longer, and questions are answered cold, until it is given a time to come."""
+    document_tokens: int
+    prefix_tokens: int
+    job: JobView | None
+    created_at: float
+    updated_at: float
+    object: Literal["document"] = "document"
+
+
+class DocumentList(msgspec.Struct, frozen=True):
+    data: list[DocumentView]
+    object: Literal["list"] = "list"
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    id: str
+    deleted: bool = True
+    object: Literal["document"] = "document"
+
+
+def job_view(document: Document, version: Version) -> JobView:
+    return JobView(
+        version.id, document.id, version.state, version.read_tokens, version.prefix_tokens, version.error, version.created_at
+    )
+
+
+def document_view(document: Document, now: float) -> DocumentView:
+    version, descriptor, expires_at = document.answering, document.descriptor, document.expires_at
+    return DocumentView(
+        id=document.id,
+        title=descriptor.title,
+        summary=descriptor.summary,
+        tags=descriptor.tags,
+        questions=descriptor.questions,
+        shared=document.owner == SHARED,
+        source=document.source,
+        state=version.state if version is not None else VersionState.FAILED,
+        pinned=document.pinned,
+        ttl_s=document.ttl_s,
+        expire_at=datetime.datetime.fromtimestamp(expires_at, datetime.UTC) if expires_at is not None else None,
+        expired=document.expired(now),
+        document_tokens=version.document_tokens if version is not None else 0,
+        prefix_tokens=version.prefix_tokens if version is not None else 0,
+        job=job_view(document, document.incoming) if document.incoming is not None else None,
+        created_at=document.created_at,
+        updated_at=document.updated_at,
+    )
