@@ -48,6 +48,15 @@ class Delta(msgspec.Struct, frozen=True):
     usage: Usage | None = None
 
 
+class Load(msgspec.Struct, frozen=True):
+    """What a worker says of itself, whoever's requests they are. `kv_usage`: the share of its KV space that requests under way
+    take, 0 to 1."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+
+
 class Worker(Protocol):
     """One vLLM process that answers. `name` is stable over its restarts."""
 
@@ -63,6 +72,10 @@ class Worker(Protocol):
 
     async def check(self) -> str | None:
         """None if the worker can answer, else why not, in words for an operator."""
+        ...
+
+    async def load(self) -> Load | None:
+        """How busy the worker is now; None where that can't be had."""
         ...
 
 

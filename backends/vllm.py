@@ -6,6 +6,7 @@ retries nothing: that is the caller's, who knows whether a token has been sent o
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.payload import Payload
 
-from backends.base import Delta, TokenLogprobs, Usage
+from backends.base import Delta, Load, TokenLogprobs, Usage
 from router.errors import EngineFailed, EngineUnavailable
 
 CONNECT_TIMEOUT_S = 2.0
@@ -52,14 +53,26 @@ class _Chunk(msgspec.Struct):
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
+_LOAD_LINE = re.compile(rb"\nvllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)(?:\{[^\n]*\})? (\S+)")
+"""A sample of one of the gauges, its labels passed over. The other lines, histograms of hundreds, are never taken apart."""
+
 
 class VllmWorker:
-    def __init__(self, name: str, url: str, session: aiohttp.ClientSession, *, stall_timeout_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        stall_timeout_s: float = 120.0,
+        check_timeout_s: float = CHECK_TIMEOUT_S,
+    ) -> None:
         """`session` is shared and stays the caller's. `stall_timeout_s`: the longest silence within an answer."""
         self.name = name
         self._url = url.rstrip("/")
         self._session = session
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=stall_timeout_s)
+        self._check_timeout = aiohttp.ClientTimeout(total=check_timeout_s)
 
     def __repr__(self) -> str:
         return f"<VllmWorker {self.name} {self._url}>"
@@ -125,10 +138,18 @@ class VllmWorker:
 
     async def check(self) -> str | None:
         try:
-            async with self._session.get(f"{self._url}/health", timeout=aiohttp.ClientTimeout(total=CHECK_TIMEOUT_S)) as response:
+            async with self._session.get(f"{self._url}/health", timeout=self._check_timeout) as response:
                 return None if response.status == 200 else f"its /health answers {response.status}"
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             return f"can't be reached at {self._url} ({_words(error)})"
+
+    async def load(self) -> Load | None:
+        plain = {"Accept-Encoding": "identity"}
+        try:
+            async with self._session.get(f"{self._url}/metrics", timeout=self._check_timeout, headers=plain) as response:
+                return _load(await response.read()) if response.status == 200 else None
+        except (TimeoutError, aiohttp.ClientError, HttpProcessingError, OSError):
+            return None
 
 
 class _Spliced(Payload):
@@ -160,6 +181,18 @@ async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
                 yield line[5:].strip()
         if len(rest) > MAX_EVENT_BYTES:
             raise ValueError(f"an event of over {MAX_EVENT_BYTES} bytes")
+
+
+def _load(metrics: bytes) -> Load | None:
+    """The gauges' sums over their label sets, of the share of KV the fullest: a worker may be several engines. None if one is missing."""
+    found: dict[bytes, list[float]] = {}
+    try:
+        for name, value in _LOAD_LINE.findall(b"\n" + metrics):
+            found.setdefault(name, []).append(float(value))
+        running, waiting = (int(sum(found[name])) for name in (b"num_requests_running", b"num_requests_waiting"))
+        return Load(running, waiting, max(found[b"kv_cache_usage_perc"]))
+    except (KeyError, ValueError, OverflowError):  # a gauge that is missing, no number, NaN or infinite
+        return None
 
 
 def _words(error: BaseException) -> str:

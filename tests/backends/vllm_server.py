@@ -37,6 +37,27 @@ class Stream:
 
 Answer = Callable[[Stream], Awaitable[None]]
 
+METRICS = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="smollm2"} 3.0
+# HELP vllm:num_requests_waiting Number of requests waiting to be processed.
+# TYPE vllm:num_requests_waiting gauge
+vllm:num_requests_waiting{engine="0",model_name="smollm2"} 2.0
+# HELP vllm:num_requests_waiting_by_reason Number of waiting requests by reason.
+# TYPE vllm:num_requests_waiting_by_reason gauge
+vllm:num_requests_waiting_by_reason{engine="0",model_name="smollm2",reason="capacity"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="smollm2",reason="deferred"} 1.0
+# HELP vllm:kv_cache_usage_perc KV-cache usage. 1 means 100 percent usage.
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0",model_name="smollm2"} 0.0625
+# HELP vllm:time_to_first_token_seconds Histogram of time to first token in seconds.
+# TYPE vllm:time_to_first_token_seconds histogram
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.001",model_name="smollm2"} 0.0
+vllm:time_to_first_token_seconds_count{engine="0",model_name="smollm2"} 7.0
+"""
+"""What vLLM 0.32 tells of itself, in short."""
+
 
 class FakeVllm:
     """Answers as `answer` says; tells when a request came and when its client was gone."""
@@ -46,12 +67,15 @@ class FakeVllm:
         self.refusal: web.Response | None = None
         self.hangs_up: Literal["at once", "after the status"] | None = None
         self.health_status = 200
+        self.metrics = METRICS
+        self.metrics_answer: Callable[[], Awaitable[web.Response]] | None = None
         self.requests: list[web.Request] = []
         self.bodies: list[bytes] = []
         self.gone = asyncio.Event()
         self.app = web.Application()
         self.app.router.add_post("/v1/completions", self.completions)
         self.app.router.add_get("/health", self.health)
+        self.app.router.add_get("/metrics", self.tell_metrics)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
@@ -76,6 +100,11 @@ class FakeVllm:
 
     async def health(self, _: web.Request) -> web.Response:
         return web.Response(status=self.health_status)
+
+    async def tell_metrics(self, _: web.Request) -> web.Response:
+        if self.metrics_answer is not None:
+            return await self.metrics_answer()
+        return web.Response(body=self.metrics.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 async def complete_answer(stream: Stream) -> None:

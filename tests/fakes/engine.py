@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from backends.base import Delta, TokenLogprobs, Usage
+from backends.base import Delta, Load, TokenLogprobs, Usage
 from router.documents import Salt
 from router.errors import EngineFailed, EngineUnavailable
 from router.residency import Held
@@ -91,9 +91,16 @@ class FakeWorker:
         """The body whose delta `before_delta` is called for."""
         self.aborted = 0
         self.open = 0
+        self.elsewhere = 0
+        """Requests on it that did not come through `complete`."""
+        self.hides_load = False
+        """True: it says nothing of how busy it is."""
 
     async def check(self) -> str | None:
         return self.problem
+
+    async def load(self) -> Load | None:
+        return None if self.problem is not None or self.hides_load else Load(self.open + self.elsewhere, 0, 0.0)
 
     @asynccontextmanager
     async def complete(self, body: Sequence[bytes]) -> AsyncIterator[AsyncIterator[Delta]]:
