@@ -1,20 +1,21 @@
 """The workers as the gateway sees them: which are healthy, how busy they are, which one gets a question.
 
-Health is polled and also learned from failures; the choice itself is `router/placement.py`'s.
+Health is polled and also learned from failures, and with it what a worker has to do for others than this gateway. The
+choice itself is `router/placement.py`'s, what is held where the ledger's, and the KV servers are others' business.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import structlog
 
-from backends.base import KVServer, Worker
+from backends.base import Worker
 from router.documents import Version
 from router.errors import EngineUnavailable
-from router.placement import WorkerView, choose
+from router.placement import Costs, WorkerView, choose
 from router.residency import Ledger
 
 log = structlog.get_logger("workers")
@@ -30,6 +31,12 @@ class _Member:
         self.problem: str | None = "has not been checked yet"
         self.strikes = 0
         self.running = 0
+        self.most = 0
+        """The most that were running since the last look at the worker's load began."""
+        self.elsewhere = 0
+        """Requests of others than this gateway, at that look."""
+        self.silent = 0
+        """Looks in a row that gave nothing."""
         self.waiting = 0
         """Live questions that have no first token yet."""
         self.quiet = asyncio.Event()
@@ -43,16 +50,16 @@ class WorkerPool:
         ledger: Ledger,
         *,
         capacity: int,
-        kv_server: KVServer | None = None,
         check_interval_s: float = 2.0,
+        costs: Costs | None = None,
     ) -> None:
         """`capacity`: how many questions a worker may have at once before others are refused."""
         self._members = {worker.name: _Member(worker) for worker in workers}
         self._ledger = ledger
         self._capacity = capacity
         self._check_interval_s = check_interval_s
-        self._kv_server = kv_server
-        self.kv_problem: str | None = None
+        self.costs = costs or Costs()
+        """What the choice weighs: whoever has observed better figures may put them here."""
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -74,24 +81,47 @@ class WorkerPool:
     def running(self) -> Iterable[tuple[str, int]]:
         return [(name, member.running) for name, member in self._members.items()]
 
-    def pick(self, version: Version, *, avoid: frozenset[str] = frozenset()) -> Worker:
-        """The worker for a question about this version. Raises EngineUnavailable that says why there is none."""
-        views = [
-            WorkerView(name, member.problem is None, member.running, self._capacity, self._ledger.gpu_share(version, name))
+    @property
+    def pressed(self) -> bool:
+        """Whether a live question waits for its first token anywhere."""
+        return any(member.waiting for member in self._members.values())
+
+    def pick(
+        self, version: Version, *, avoid: frozenset[str] = frozenset(), host: str | None = None, worker: str | None = None
+    ) -> Worker:
+        """The worker for a question about this version: of all, of those of this host, or just this one.
+
+        Raises EngineUnavailable that says why there is none.
+        """
+        among = {
+            name: member
             for name, member in self._members.items()
-        ]
-        name = choose(version.id, views, avoid=avoid)
-        if name is not None:
-            return self._members[name].worker
-        if self.healthy and not avoid:
-            raise EngineUnavailable("All workers are full. Try again in a moment.", retry_after_s=1)
-        raise EngineUnavailable(f"No worker can answer now: {self._words() or 'the others have just failed'}.")
+            if worker in (None, name) and (host is None or self._ledger.host_of(name) == host)
+        }
+        chosen = choose(version, self._views(version, among), self.costs, avoid=avoid)
+        if chosen is not None:
+            return among[chosen].worker
+        raise _why_not(among, avoid, host, worker)
+
+    def _views(self, version: Version, members: Mapping[str, _Member]) -> list[WorkerView]:
+        shares: dict[str | None, tuple[float, float]] = {}
+        views = []
+        for name, member in members.items():
+            gpu, ram, disk = self._ledger.gpu_share(version, name), 0.0, 0.0
+            if gpu < 1:  # else nothing has to be fetched, and the slower tiers need no counting of chunks
+                host = self._ledger.host_of(name)
+                if host not in shares:
+                    shares[host] = self._ledger.ram_share(version, host), self._ledger.disk_share(version, host)
+                ram, disk = shares[host]
+            views.append(WorkerView(name, member.problem is None, member.running, self._capacity, member.elsewhere, gpu, ram, disk))
+        return views
 
     @contextmanager
     def slot(self, worker: Worker) -> Iterator[None]:
         """One request under way on this worker."""
         member = self._members[worker.name]
         member.running += 1
+        member.most = max(member.most, member.running)
         try:
             yield
         finally:
@@ -131,8 +161,8 @@ class WorkerPool:
             await self._changed.wait()
 
     async def check(self) -> None:
-        """Ask every worker and the KV server once."""
-        await asyncio.gather(*(self._check(member) for member in self._members.values()), self._check_kv())
+        """Ask every worker once."""
+        await asyncio.gather(*(self._check(member) for member in self._members.values()))
 
     async def watch(self) -> None:
         """Check again and again until cancelled."""
@@ -145,21 +175,41 @@ class WorkerPool:
         member.strikes = member.strikes + 1 if problem else 0
         if problem is None or member.problem is not None or member.strikes >= STRIKES:
             self._set(member, problem)
+        if problem is None:
+            await self._look(member)
 
-    async def _check_kv(self) -> None:
-        if self._kv_server is not None:
-            problem = await self._kv_server.check()
-            if (problem is None) != (self.kv_problem is None):
-                log.info("kv_server_changed", problem=problem)
-            self.kv_problem = problem
+    async def _look(self, member: _Member) -> None:
+        """What the worker does for others: all that it has, less the most that it had from here meanwhile."""
+        member.most = member.running
+        try:
+            load = await member.worker.load()
+        except Exception as error:  # noqa: BLE001 - a better choice is all that is lost
+            log.debug("load_unknown", worker=member.worker.name, error=str(error))
+            load = None
+        if load is not None:
+            member.elsewhere, member.silent = max(load.running + load.waiting - member.most, 0), 0
+            return
+        member.silent += 1
+        if member.silent >= STRIKES:
+            member.elsewhere = 0  # nothing would ever take back what was heard last
 
     def _set(self, member: _Member, problem: str | None) -> None:
         if (problem is None) != (member.problem is None):
             log.info("worker_changed", worker=member.worker.name, problem=problem)
         if problem is not None and member.problem is None:
             self._ledger.forget_worker(member.worker.name)
+            member.elsewhere = 0
         member.problem = problem
         self._changed.set()
 
-    def _words(self) -> str:
-        return "; ".join(f"{name} {problem}" for name, problem in self.problems.items())
+
+def _why_not(members: Mapping[str, _Member], avoid: frozenset[str], host: str | None, worker: str | None) -> EngineUnavailable:
+    """Why none of these, which are all that `host` and `worker` allow, can take a question."""
+    who = "worker" + (f" {worker!r}" if worker is not None else "") + (f" of host {host!r}" if host is not None else "")
+    if not members:
+        return EngineUnavailable(f"There is no {who}.")
+    if any(member.problem is None and name not in avoid for name, member in members.items()):
+        full = f"{'Every' if worker is None else 'The'} {who} is full."
+        return EngineUnavailable(f"{full} Try again in a moment.", retry_after_s=1)
+    problems = "; ".join(f"{name} {member.problem}" for name, member in members.items() if member.problem is not None)
+    return EngineUnavailable(f"There is no {who} that can answer now: {problems or 'the others have just failed'}.")
