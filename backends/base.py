@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from router.chunk_tier import ChunkKey
 from router.documents import Document, DocumentId, Owner, Salt, TenantId, Version, VersionId
-from router.residency import Held
 
 Vectors = NDArray[np.float32]
 """Embeddings, shape (texts, dimensions), each row of length 1."""
@@ -82,8 +82,40 @@ class Worker(Protocol):
 # --- the KV server (LMCache) ---------------------------------------------------------------------------------------
 
 
+class DiskScan(msgspec.Struct, frozen=True):
+    """What lies in a host's disk tier."""
+
+    chunks: dict[Salt, dict[ChunkKey, int]]
+    """Every chunk file's size in bytes."""
+    ages_s: dict[Salt, float]
+    """Seconds since the youngest chunk of each salt was written."""
+    partial: tuple[str, ...] = ()
+    """Files that a writer left half-written, by name: nobody will finish those that are older than a minute."""
+    foreign: tuple[str, ...] = ()
+    """Files that are no chunks, by name: somebody else's, left alone."""
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """What a look at a version's files found."""
+
+    damaged: tuple[ChunkKey, ...] = ()
+    """Files whose content is not what was stored."""
+    read_bytes: int = 0
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """A host's RAM tier, in bytes."""
+
+    used_bytes: int
+    capacity_bytes: int
+
+
 class KVServer(Protocol):
-    """The cache server of one host. Knows chunks, told apart by salt; documents are the gateway's idea."""
+    """The cache server of one host. Knows chunks, told apart by salt; documents are the gateway's idea.
+
+    `keys` are always a version's chunk keys in order, as `keys()` makes them. Where the host's disk can't be seen from
+    here, nothing is known of it: scans and sizes are empty.
+    """
 
     name: str
 
@@ -91,19 +123,46 @@ class KVServer(Protocol):
         """None if the server is healthy, else why not."""
         ...
 
-    async def held(self, ids: Sequence[int], salt: Salt) -> Held:
-        """How much of the prefix `ids` (a multiple of the chunk size long) is in RAM and on disk now.
+    def keys(self, ids: Sequence[int]) -> tuple[ChunkKey, ...]:
+        """The keys of a prefix (a multiple of the chunk size long), in order. About 2 µs a chunk."""
+        ...
 
-        What can't be found out counts as absent.
+    @property
+    def sees_disk(self) -> bool: ...
+
+    async def scan(self) -> DiskScan:
+        """Look at the whole disk tier. Raises OSError where the folder can't be read."""
+        ...
+
+    async def free_bytes(self) -> int | None:
+        """What the disk tier's file system has left; None where it can't be seen."""
+        ...
+
+    async def on_disk(self, keys: Sequence[ChunkKey], salt: Salt) -> dict[ChunkKey, int]:
+        """Those of `keys` that are files now, with their sizes in bytes."""
+        ...
+
+    async def prefetch(self, ids: Sequence[int], salt: Salt) -> int:
+        """Bring the prefix from disk to RAM; how many of its chunks are in RAM then, from the first on.
+
+        Returns when it is done. Raises OSError where the server could not be asked.
         """
         ...
 
-    async def stored(self, ids: Sequence[int], salt: Salt) -> bool:
-        """Whether the whole prefix is where it outlives the engine: on disk, or in RAM where the disk can't be seen."""
+    async def delete(self, keys: Sequence[ChunkKey], salt: Salt, *, ram: bool = True, disk: bool = True) -> None:
+        """Remove these chunks from RAM, disk or both. Raises OSError where that failed; absent chunks are no error."""
         ...
 
-    async def delete(self, ids: Sequence[int], salt: Salt) -> None:
-        """Remove the prefix from RAM and disk. Raises OSError where that failed; absent chunks are no error."""
+    async def verify(self, keys: Sequence[ChunkKey], salt: Salt) -> Damage:
+        """Read the files of these chunks and check that they are what was stored. Absent files are not damage."""
+        ...
+
+    async def remove_partial(self, names: Sequence[str]) -> int:
+        """Delete half-written files that `scan` named; how many were."""
+        ...
+
+    async def memory(self) -> Memory | None:
+        """The RAM tier's use; None where the server can't be asked."""
         ...
 
 

@@ -6,7 +6,6 @@ The lifespan starts and ends what runs beside the requests.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,28 +17,37 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 
 from backends.fingerprint import engine_fingerprint
-from backends.kv_events import KVEventListener
 from gateway import system_api
+from gateway.asgi import request_id
+from gateway.asker import Asker
 from gateway.auth import Authenticator, KeyMiddleware
 from gateway.catalog_file import CatalogWatcher
 from gateway.chat import ChatHandler
 from gateway.classifier import Classifier
+from gateway.cold import ColdQuestions
 from gateway.config import Config
+from gateway.disk_keeper import DiskKeeper
 from gateway.documents import Reading, Shelf
-from gateway.documents_api import DocumentsController, JobsController
+from gateway.documents_api import DocumentsController
 from gateway.errors import HANDLERS
+from gateway.gauges import observe
 from gateway.health import Health
+from gateway.hosts import Hosts
+from gateway.housekeeper import Housekeeper
 from gateway.ingestion import Ingestion
+from gateway.jobs_api import JobsController
+from gateway.moves import Moves
 from gateway.parts import Parts
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache
+from gateway.reader import Reader
 from gateway.reaper import Reaper
 from gateway.server import CLOSE_STREAMS
-from observability import telemetry as names
-from observability.telemetry import Telemetry
+from gateway.tiers_api import TiersController
+from gateway.uses import Uses
 from router.prompts import derive
 from router.residency import Ledger
 
@@ -59,64 +67,72 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
     reading = Reading(
         parts.tokenizer, layout, fingerprint, parts.secret, config.model.context_tokens, config.ingestion.answer_reserve_tokens
     )
-    ledger = Ledger()
-    engine = config.engine
-    pool = WorkerPool(
-        parts.workers, ledger, capacity=engine.capacity, kv_server=parts.kv_server, check_interval_s=engine.check_interval_s
-    )
+    telemetry, engine = parts.telemetry, config.engine
+    ledger = Ledger(parts.hosts)
+    ledger.weigh(parts.token_bytes)
+    hosts = Hosts(parts.kv_servers, ledger, check_interval_s=engine.check_interval_s)
+    pool = WorkerPool(parts.workers, ledger, capacity=engine.capacity, check_interval_s=engine.check_interval_s)
+    uses = Uses(parts.store, now=now)
+    keeper = DiskKeeper(hosts, ledger, uses, config.disk, telemetry, token_bytes=parts.token_bytes)
     classifier = Classifier(
         parts.store,
         parts.embedder,
-        parts.telemetry,
+        telemetry,
         problem=parts.embedder_problem,
         min_score=config.routing.min_score,
         margin=config.routing.margin,
     )
-    shelf = Shelf(parts.store, classifier, reading, now=now)
+    shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
     prefixes = PrefixCache(parts.store, config.model.name)
-    ingestion = Ingestion(
+    reader = Reader(
         shelf,
         pool,
+        hosts,
+        keeper,
         prefixes,
-        parts.kv_server,
         ledger,
         reading,
-        parts.telemetry,
+        telemetry,
         model=config.model.name,
         segment_target_s=config.ingestion.segment_target_s,
     )
-    reaper = Reaper(parts.store, shelf, ledger, prefixes, classifier, parts.kv_server)
+    ingestion = Ingestion(shelf, pool, reader, telemetry)
+    reaper = Reaper(parts.store, shelf, ledger, prefixes, classifier, hosts)
+    moves = Moves(shelf, reader, hosts, prefixes, ledger, telemetry, workers=[worker.name for worker in parts.workers], now=now)
+    housekeeper = Housekeeper(parts.store, shelf, hosts, keeper, moves, ledger, config.disk, now=now)
     catalog_watcher = CatalogWatcher(config.catalog, shelf)
+    cold = ColdQuestions(hosts, keeper)
+    asker = Asker(shelf, pool, hosts, cold, prefixes, ledger, reading, telemetry, now=now)
     chat = ChatHandler(
         shelf,
         classifier,
-        pool,
-        prefixes,
-        ledger,
-        parts.kv_server,
-        reading,
-        parts.telemetry,
+        asker,
+        uses,
+        telemetry,
         model=config.model.name,
         max_body_bytes=config.server.max_body_mib * 2**20,
         allow_cache_bypass=config.allow_cache_bypass,
     )
-    _observe(parts.telemetry, shelf, pool)
+    observe(telemetry, shelf, pool, ledger)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         await shelf.load()
-        await pool.check()
+        await uses.load((document.owner, document.id) for document in shelf.catalog)
+        await asyncio.gather(pool.check(), hosts.check(), hosts.scan())
         await catalog_watcher.apply()
-        running: list[Awaitable[None]] = [pool.watch(), ingestion.run(), reaper.run(), catalog_watcher.watch()]
-        if parts.kv_events is not None:
-            running.append(KVEventListener(parts.kv_events, ledger).run())
+        running = [
+            *(part.watch() for part in (pool, hosts, catalog_watcher)),
+            *(part.run() for part in (ingestion, reaper, housekeeper, uses)),
+            *(observer(ledger) for observer in parts.observers),
+        ]
         tasks = [asyncio.ensure_future(_watched(task)) for task in running]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, moves.close(), cold.close(), return_exceptions=True)
 
     @asgi("/v1/chat/completions", copy_scope=False)
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,16 +140,19 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
 
     dependencies: dict[str, Any] = {
         "config": config,
-        "telemetry": parts.telemetry,
+        "telemetry": telemetry,
         "shelf": shelf,
         "classifier": classifier,
-        "health": Health(pool, parts.store, classifier, catalog_watcher),
+        "health": Health(pool, hosts, parts.store, classifier, catalog_watcher),
+        "ledger": ledger,
+        "moves": moves,
     }
     return Litestar(
         route_handlers=[
             chat_completions,
             DocumentsController,
             JobsController,
+            TiersController,
             system_api.models,
             system_api.route,
             system_api.live,
@@ -141,51 +160,13 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
             system_api.metrics,
         ],
         dependencies={name: Provide(_giving(value), sync_to_thread=False) for name, value in dependencies.items()},
-        middleware=[_request_id, DefineMiddleware(KeyMiddleware, authenticator=Authenticator(parts.store, parts.secret))],
+        middleware=[request_id, DefineMiddleware(KeyMiddleware, authenticator=Authenticator(parts.store, parts.secret))],
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(title="kvshelf", version="0.1.0", path="/schema"),
         request_max_body_size=config.server.max_body_mib * 2**20,
         logging_config=None,
         state=State({CLOSE_STREAMS: shelf.close}),
-    )
-
-
-def _request_id(app: ASGIApp) -> ASGIApp:
-    """Gives every request an id: in its log lines and in `x-request-id` on the response."""
-
-    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = secrets.token_hex(16)
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-
-        async def with_id(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        try:
-            await app(scope, receive, with_id)
-        finally:
-            structlog.contextvars.unbind_contextvars("request_id")
-
-    return middleware
-
-
-def _observe(telemetry: Telemetry, shelf: Shelf, pool: WorkerPool) -> None:
-    def documents() -> list[tuple[float, dict[str, str]]]:
-        states: dict[str, int] = {}
-        for document in shelf.catalog:
-            version = document.answering
-            state = version.state.value if version is not None else "failed"
-            states[state] = states.get(state, 0) + 1
-        return [(count, {names.STATE: state}) for state, count in states.items()]
-
-    telemetry.observe(names.DOCUMENTS_GAUGE, "Documents, by the state of the version that answers", documents)
-    telemetry.observe(names.WORKERS_GAUGE, "Workers that can answer", lambda: [(pool.healthy, {})])
-    telemetry.observe(
-        names.RUNNING_GAUGE,
-        "Requests under way, by worker",
-        lambda: [(count, {names.WORKER: name}) for name, count in pool.running],
     )
 
 

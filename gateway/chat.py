@@ -3,11 +3,9 @@
 1. The key gave a Principal (`gateway/auth.py`).
 2. The body is parsed; what is not supported is refused by name.
 3. The document: named, or found by the classifier, among what the tenant may see.
-4. The question is laid out behind the version's stored prefix; what does not fit the context is refused.
-5. A worker is picked and the version leased; the body is spliced and sent.
-6. Nothing is sent to the client before the first delta: until then a failed worker is replaced once, after it a
-   failure is one error event. The answer is streamed, or gathered.
-7. Whatever happens, the lease is given back and the span and metrics are written.
+4. A worker is asked (`gateway/asker.py`). Nothing is sent to the client before the first delta.
+5. The answer is streamed, or gathered; a failure after the first delta is one error event.
+6. Whatever happens, the span and metrics are written.
 """
 
 from __future__ import annotations
@@ -16,36 +14,29 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import msgspec
 import structlog
 from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
 
-from backends.base import Delta, KVServer, Worker
+from backends.base import Delta
 from gateway.asgi import disconnected, entity, no_cache, read_body, send_in_time
+from gateway.asker import Asker, Question
 from gateway.auth import Principal
 from gateway.chat_api import ChatRequest, Shaper, parse
 from gateway.classifier import Classifier
 from gateway.course import Chosen, Course
-from gateway.documents import Reading, Shelf
+from gateway.documents import Shelf
 from gateway.errors import JSON, NotReady, Unrouted, envelope
-from gateway.pool import WorkerPool
-from gateway.prefixes import PrefixCache, PreparedPrefix
+from gateway.uses import Uses
 from observability import telemetry as names
 from observability.telemetry import Telemetry
-from router.documents import Salt, Version, VersionState
-from router.errors import EngineFailed, EngineUnavailable, InvalidRequest, KvshelfError, NotFound
+from router.documents import VersionState
+from router.errors import InvalidRequest, KvshelfError, NotFound
 from router.matching import Ambiguous, NoMatch, Route
-from router.prompts import answer_tokens, suffix_ids
-from router.residency import Ledger, Tier
-from router.upstream import body
 
 log = structlog.get_logger("chat")
-
-LONG_CHARACTERS = 20_000
-"""Messages longer than this are tokenized off the event loop."""
 
 
 class ChatHandler:
@@ -53,11 +44,8 @@ class ChatHandler:
         self,
         shelf: Shelf,
         classifier: Classifier,
-        pool: WorkerPool,
-        prefixes: PrefixCache,
-        ledger: Ledger,
-        kv_server: KVServer | None,
-        reading: Reading,
+        asker: Asker,
+        uses: Uses,
         telemetry: Telemetry,
         *,
         model: str,
@@ -66,11 +54,8 @@ class ChatHandler:
     ) -> None:
         self._shelf = shelf
         self._classifier = classifier
-        self._pool = pool
-        self._prefixes = prefixes
-        self._ledger = ledger
-        self._kv_server = kv_server
-        self._reading = reading
+        self._asker = asker
+        self._uses = uses
         self._telemetry = telemetry
         self._model = model
         self._max_body_bytes = max_body_bytes
@@ -108,13 +93,10 @@ class ChatHandler:
         chosen = course.chosen = await self._choose(principal, request)
         if bypass and not self._allow_cache_bypass:
             raise InvalidRequest("`cache-control: no-cache` is not allowed here (`allow_cache_bypass` in the configuration).")
-        self._ledger.lease(chosen.version.id)
-        try:
-            prefix = await self._prefixes.get(chosen.version)
-            async with self._deltas(request, chosen, prefix, bypass, course) as deltas:
-                course.outcome = await self._send_answer(request, chosen, deltas, course, send)
-        finally:
-            self._ledger.release(chosen.version.id)
+        self._uses.used((chosen.document.owner, chosen.document.id))
+        question = Question(request.turns, request.system, request.answer_tokens, request.sampling, bypass)
+        async with self._asker.ask(question, chosen, course) as deltas:
+            course.outcome = await self._send_answer(request, chosen, deltas, course, send)
 
     async def _choose(self, principal: Principal, request: ChatRequest) -> Chosen:
         """The document and the version that answers. Raises NotFound, Unrouted or NotReady."""
@@ -139,54 +121,6 @@ class ChatHandler:
             job=version.id,
             retry_after_s=2,
         )
-
-    @asynccontextmanager
-    async def _deltas(
-        self, request: ChatRequest, chosen: Chosen, prefix: PreparedPrefix, bypass: bool, course: Course
-    ) -> AsyncIterator[AsyncIterator[Delta]]:
-        """The answer's deltas from the first on: a worker that fails before it is replaced once."""
-        parts = await self._body(request, chosen.version, prefix, bypass)
-        avoid: frozenset[str] = frozenset()
-        while True:
-            worker = course.worker = self._pool.pick(chosen.version, avoid=avoid)
-            course.tier = Tier.NONE if bypass else await self._tier(chosen.version, prefix, worker)
-            with self._pool.slot(worker):
-                try:
-                    async with worker.complete(parts) as deltas:
-                        with self._pool.waiting(worker):
-                            first = await anext(deltas, None)
-                        if first is None:
-                            raise EngineFailed(f"Worker {worker.name} answered nothing.")
-                        course.first_token()
-                        yield _chained(first, deltas)
-                        return
-                except (EngineUnavailable, EngineFailed) as error:
-                    if isinstance(error, EngineUnavailable):
-                        self._pool.failed(worker, str(error))
-                    if course.first_token_s is not None or avoid or len(self._pool) < 2:
-                        raise
-                    avoid = frozenset({worker.name})
-                    self._telemetry.retries.add(1)
-                    log.info("question_retried", worker=worker.name, error=str(error))
-
-    async def _body(self, request: ChatRequest, version: Version, prefix: PreparedPrefix, bypass: bool) -> tuple[bytes, bytes]:
-        turns, system = request.turns, request.system
-        if sum(len(turn["content"]) for turn in turns) + len(system) > LONG_CHARACTERS:
-            suffix = await asyncio.to_thread(suffix_ids, self._reading.layout, self._reading.tokenizer, turns, system)
-        else:
-            suffix = suffix_ids(self._reading.layout, self._reading.tokenizer, turns, system)
-        tokens = answer_tokens(
-            prefix=version.prefix_tokens, suffix=len(suffix), context=self._reading.context_tokens, asked=request.answer_tokens
-        )
-        # A salt of its own meets no KV, and nothing of it is kept beyond the worker.
-        salt, keep = (Salt(secrets.token_hex(32)), 0) if bypass else (version.salt, version.prefix_tokens)
-        return body(prefix.opening, suffix, salt=salt, keep_tokens=keep, max_tokens=tokens, sampling=request.sampling)
-
-    async def _tier(self, version: Version, prefix: PreparedPrefix, worker: Worker) -> Tier:
-        """Where the prefix will come from. The host is asked only where the worker does not hold it all."""
-        if self._kv_server is not None and self._ledger.gpu_share(version, worker.name) < 1:
-            self._ledger.observe_host(version.salt, await self._kv_server.held(prefix.ids, version.salt))
-        return self._ledger.tier(version, worker.name)
 
     async def _send_answer(
         self, request: ChatRequest, chosen: Chosen, deltas: AsyncIterator[Delta], course: Course, send: Send
@@ -238,9 +172,3 @@ def _unrouted(decision: Ambiguous | NoMatch) -> Unrouted:
         return Unrouted(words, code="document_ambiguous", candidates=candidates)
     words = "No document fits this question well enough. Name one in `document` if you know which it is about."
     return Unrouted(words, code="document_not_found", candidates=candidates)
-
-
-async def _chained(first: Delta, rest: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
-    yield first
-    async for delta in rest:
-        yield delta

@@ -38,12 +38,19 @@ class Server(msgspec.Struct, frozen=True):
 class RemoteWorker(msgspec.Struct, frozen=True):
     name: Name
     url: HttpUrl
+    host: Name | None = None
+    """The KV server that it uses, by name; may be left out where there is only one."""
 
 
 class RemoteKVServer(msgspec.Struct, frozen=True):
+    """An LMCache server. Where it reports its events to the gateway, `name` is its `--instance-id`."""
+
     url: HttpUrl
+    name: Name = "lmcache"
     disk_path: Path | None = None
     """The disk tier's folder, where this machine can see it."""
+    key_path: Path | None = None
+    """The disk tier's master key, where its files are to be checked from here."""
     model: str | None = None
     """The workers' `--model`, where it is not `model.path`: it is part of the cache's keys."""
     chunk_bytes: Positive | None = None
@@ -51,27 +58,45 @@ class RemoteKVServer(msgspec.Struct, frozen=True):
 
 
 class Engine(msgspec.Struct, frozen=True):
-    """Either `local`, or `workers` (and `kv_server`) that somebody else runs."""
+    """Either `local`, or `workers` (and `kv_servers`) that somebody else runs."""
 
     chunk_tokens: Positive = 256
     local: LocalEngine | None = None
     workers: tuple[RemoteWorker, ...] = ()
-    kv_server: RemoteKVServer | None = None
+    kv_servers: tuple[RemoteKVServer, ...] = ()
+    """One a host; workers of one host share it."""
     check_interval_s: PositiveFloat = 2.0
     capacity: Positive = 64
     """Questions under way on one worker; more are refused at once with 503 and `retry-after`."""
     kv_events: str | None = None
     """Where workers elsewhere publish their KV events, e.g. tcp://10.0.0.5:5557: the gateway listens, they connect."""
+    kv_server_events: Annotated[str, Meta(pattern=r"^[^\s:]+:[0-9]{1,5}$")] | None = None
+    """Where KV servers elsewhere report their events (their `--coordinator-url`), e.g. 10.0.0.5:5558: the gateway listens."""
     stall_timeout_s: PositiveFloat = 300.0
     """A worker that sends nothing for this long has failed: longer than a cold reading of the longest document."""
 
     def __post_init__(self) -> None:
         if (self.local is None) == (not self.workers):
             raise ValueError("give either `local` or `workers`, not both and not neither")
-        if self.local is not None and self.kv_server is not None:
-            raise ValueError("`kv_server` goes with `workers`; `local` starts its own")
-        if len({worker.name for worker in self.workers}) < len(self.workers):
-            raise ValueError("each of `workers` needs a `name` of its own")
+        if self.local is not None and self.kv_servers:
+            raise ValueError("`kv_servers` go with `workers`; `local` starts its own")
+        for what, named in (("workers", self.workers), ("kv_servers", self.kv_servers)):
+            if len({one.name for one in named}) < len(named):
+                raise ValueError(f"each of `{what}` needs a `name` of its own")
+        names = {server.name for server in self.kv_servers}
+        for worker in self.workers:
+            if worker.host is None and len(names) > 1:
+                raise ValueError(
+                    f"worker {worker.name}: `host` must say which of the KV servers it uses: {', '.join(sorted(names))}"
+                )
+            if worker.host is not None and worker.host not in names:
+                raise ValueError(f"worker {worker.name}: `host` is {worker.host}, which none of `kv_servers` is called")
+
+    @property
+    def hosts(self) -> dict[str, str]:
+        """The name of each remote worker's KV server."""
+        only = self.kv_servers[0].name if self.kv_servers else None
+        return {worker.name: host for worker in self.workers if (host := worker.host or only) is not None}
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -94,6 +119,28 @@ class Ingestion(msgspec.Struct, frozen=True):
     """Context kept free for the question and the answer: a longer document is refused."""
 
 
+class Disk(msgspec.Struct, frozen=True):
+    """The disk tier of each host. The sizes of the GPU and RAM tiers are the engine's (`engine.local`)."""
+
+    budget_gib: PositiveFloat | None = None
+    """What documents' KV may take; beyond it the documents used least recently go. Absent: whatever `min_free_gib` leaves."""
+    min_free_gib: Annotated[float, Meta(ge=0)] = 2.0
+    """What is left free on the file system for others."""
+    low_watermark: Annotated[float, Meta(gt=0, le=1)] = 0.95
+    """Once something has to go, so much goes that this share of the budget is left in use."""
+    look_every_s: PositiveFloat = 60.0
+    """How often the folder is looked at, for what nobody told of."""
+    orphan_after_s: PositiveFloat = 600.0
+    """KV that belongs to no document is removed when it is this old; earlier where its space is needed."""
+    scrub_mib_per_s: Annotated[float, Meta(ge=0)] = 8.0
+    """How fast stored KV is read in the background to find damage; 0: never."""
+
+
+class Retention(msgspec.Struct, frozen=True):
+    ttl_refresh: bool = False
+    """A question moves its document's expiry on by the document's TTL."""
+
+
 class Telemetry(msgspec.Struct, frozen=True):
     otlp_endpoint: HttpUrl | None = None
     """An OpenTelemetry collector's base URL (OTLP over HTTP), e.g. http://127.0.0.1:4318."""
@@ -114,6 +161,8 @@ class Config(msgspec.Struct, frozen=True):
     """A catalog.yaml, applied at start and whenever it changes."""
     routing: Routing = Routing()
     ingestion: Ingestion = Ingestion()
+    disk: Disk = Disk()
+    retention: Retention = Retention()
     telemetry: Telemetry = Telemetry()
     allow_cache_bypass: bool = False
     """Honour a request's `cache-control: no-cache` (answered with no KV reused and none kept): to compare warm with cold."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -51,11 +51,21 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Shelf:
-    def __init__(self, store: Store, classifier: Classifier, reading: Reading, *, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        classifier: Classifier,
+        reading: Reading,
+        need_room: Callable[[Catalog, int], Awaitable[None]],
+        *,
+        now: Callable[[], float],
+    ) -> None:
+        """`need_room` raises StorageFull where no host could keep a document of so many tokens."""
         self.catalog = Catalog()
         self._store = store
         self._classifier = classifier
         self._reading = reading
+        self._need_room = need_room
         self.now = now
         self._locks: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.change = asyncio.Event()
@@ -122,6 +132,7 @@ class Shelf:
                 return await self._save(replace(same, updated_at=now), text if is_told else "")
             prefix = await asyncio.to_thread(prefix_of, self._reading.layout, self._reading.tokenizer, text)
             self._check_length(prefix)
+            await self._need_room(self.catalog, len(prefix.ids))
             now = self.now()
             version = Version(
                 id=VersionId(uuid.uuid4().hex),

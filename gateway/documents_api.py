@@ -5,14 +5,12 @@ What comes and goes as JSON is `gateway/documents_views.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
-from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from backends.extract import NotText, text_of
 from gateway.auth import Principal
@@ -23,15 +21,14 @@ from gateway.documents_views import (
     Deleted,
     DocumentList,
     DocumentView,
-    JobView,
     NewDocument,
     document_view,
-    job_view,
 )
 from router.descriptors import guess_title
-from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, TenantId, VersionState, check_id, content_digest, slug
-from router.errors import Conflict, InvalidRequest, NotFound
+from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, check_id, content_digest, slug
+from router.errors import Conflict, InvalidRequest
 from router.prompts import clean_text
+from router.residency import Ledger
 
 T = TypeVar("T")
 
@@ -41,20 +38,29 @@ class DocumentsController(Controller):
     tags = ("documents",)
 
     @get()
-    async def list_documents(self, shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]) -> DocumentList:
+    async def list_documents(
+        self, shelf: NamedDependency[Shelf], ledger: NamedDependency[Ledger], request: Request[Any, Principal, Any]
+    ) -> DocumentList:
         """Every document that this key's tenant may ask."""
-        return DocumentList([document_view(document, shelf.now()) for document in shelf.catalog.visible_to(request.auth.tenant)])
+        return DocumentList(
+            [document_view(document, shelf.now(), ledger) for document in shelf.catalog.visible_to(request.auth.tenant)]
+        )
 
     @get("/{document_id:str}")
     async def show_document(
-        self, document_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
+        self,
+        document_id: FromPath[str],
+        shelf: NamedDependency[Shelf],
+        ledger: NamedDependency[Ledger],
+        request: Request[Any, Principal, Any],
     ) -> DocumentView:
-        return document_view(shelf.catalog.find(request.auth.tenant, document_id), shelf.now())
+        return document_view(shelf.catalog.find(request.auth.tenant, document_id), shelf.now(), ledger)
 
     @post()
     async def add_document(
         self,
         shelf: NamedDependency[Shelf],
+        ledger: NamedDependency[Ledger],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
         title: Annotated[str | None, QueryParameter(max_length=300, pattern=NO_NUL)] = None,
@@ -73,17 +79,21 @@ class DocumentsController(Controller):
             raise NotText("Send the text itself instead of a form, e.g. with: curl --data-binary @FILE", param="text")
         else:
             new = NewDocument(text_of(body), document_id, title, shared=shared)
-        return await _put(shelf, request.auth, new)
+        return await _put(shelf, ledger, request.auth, new)
 
     @patch("/{document_id:str}")
     async def change_document(
-        self, document_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
+        self,
+        document_id: FromPath[str],
+        shelf: NamedDependency[Shelf],
+        ledger: NamedDependency[Ledger],
+        request: Request[Any, Principal, Any],
     ) -> DocumentView:
         """Change title, summary, tags or questions, and how long the document's KV is kept."""
         document = _own(shelf, request.auth, document_id)
         changes = decode(await request.body(), Changes)
         changed = await shelf.amend(document.owner, document.id, retention=changes.retention(), **changes.descriptor())
-        return document_view(changed, shelf.now())
+        return document_view(changed, shelf.now(), ledger)
 
     @delete("/{document_id:str}", status_code=200)
     async def remove_document(
@@ -95,26 +105,7 @@ class DocumentsController(Controller):
         return Deleted(document.id)
 
 
-class JobsController(Controller):
-    path = "/v1/jobs"
-    tags = ("documents",)
-
-    @get("/{job_id:str}")
-    async def show_job(
-        self, job_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
-    ) -> JobView:
-        return _find_job(shelf, request.auth.tenant, job_id)
-
-    @get("/{job_id:str}/events")
-    async def follow_job(
-        self, job_id: FromPath[str], shelf: NamedDependency[Shelf], request: Request[Any, Principal, Any]
-    ) -> ServerSentEvent:
-        """The job as server-sent events: `progress` at each change, then one `ready`, `failed` or `gone`."""
-        _find_job(shelf, request.auth.tenant, job_id)
-        return ServerSentEvent(_events(shelf, request.auth.tenant, job_id))
-
-
-async def _put(shelf: Shelf, principal: Principal, new: NewDocument) -> Response[DocumentView]:
+async def _put(shelf: Shelf, ledger: Ledger, principal: Principal, new: NewDocument) -> Response[DocumentView]:
     owner = SHARED if new.shared else Owner(principal.tenant)
     principal.need("share" if new.shared else "documents")
     text = clean_text(new.text)
@@ -127,7 +118,7 @@ async def _put(shelf: Shelf, principal: Principal, new: NewDocument) -> Response
         raise _from_catalog(before)
     descriptor = Descriptor(title, new.summary, new.tags, new.questions)
     document = await shelf.put(owner, document_id, text, descriptor, retention=new.retention())
-    return Response(document_view(document, shelf.now()), status_code=202 if document.incoming is not None else 200)
+    return Response(document_view(document, shelf.now(), ledger), status_code=202 if document.incoming is not None else 200)
 
 
 def _own(shelf: Shelf, principal: Principal, document_id: str) -> Document:
@@ -141,32 +132,6 @@ def _own(shelf: Shelf, principal: Principal, document_id: str) -> Document:
 
 def _from_catalog(document: Document) -> Conflict:
     return Conflict(f"Document {document.id!r} is declared in the operator's catalog file; change it there.", param="document")
-
-
-async def _events(shelf: Shelf, tenant: TenantId, job_id: str) -> AsyncIterator[ServerSentEventMessage]:
-    shown: JobView | None = None
-    while not shelf.closed:
-        change = shelf.change
-        try:
-            job = _find_job(shelf, tenant, job_id)
-        except NotFound:
-            yield ServerSentEventMessage(event="gone", data="{}")
-            return
-        if job != shown:
-            ended = job.state in (VersionState.READY, VersionState.FAILED)
-            yield ServerSentEventMessage(event=job.state.value if ended else "progress", data=msgspec.json.encode(job).decode())
-            if ended:
-                return
-            shown = job
-        await change.wait()
-
-
-def _find_job(shelf: Shelf, tenant: TenantId, job_id: str) -> JobView:
-    for document in shelf.catalog.visible_to(tenant):
-        for version in (document.incoming, document.current):
-            if version is not None and version.id == job_id:
-                return job_view(document, version)
-    raise NotFound(f"No job {job_id!r}. The document it read may have been replaced or removed since.", param="job")
 
 
 def decode(body: bytes, kind: type[T]) -> T:

@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from router.documents import SHARED, Document, Version, VersionState
+from gateway.jobs_api import JobView, reading_view
+from router.documents import SHARED, Document, VersionState
+from router.residency import Ledger
 from router.retention import MAX_TTL_S, Retention
 
 NO_NUL = r"^[^\x00]*$"
@@ -66,17 +68,14 @@ class Changes(Kept, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
         return {name: value for name, value in given.items() if value is not UNSET}
 
 
-class JobView(msgspec.Struct, frozen=True):
-    """The reading of one version, in tokens."""
+class TierView(msgspec.Struct, frozen=True):
+    """What one tier holds of a document: a share of its prefix (0 to 1) without a gap from its beginning, and bytes."""
 
-    id: str
-    document: str
-    state: VersionState
-    read_tokens: int
-    prefix_tokens: int
-    error: str | None
-    created_at: float
-    object: Literal["job"] = "job"
+    tier: str
+    where: str
+    """The worker for the GPU tier, the host for the others."""
+    share: float
+    size_bytes: int
 
 
 class DocumentView(msgspec.Struct, frozen=True):
@@ -98,6 +97,8 @@ class DocumentView(msgspec.Struct, frozen=True):
     document_tokens: int
     prefix_tokens: int
     job: JobView | None
+    tiers: list[TierView]
+    """Where its KV is believed to be."""
     created_at: float
     updated_at: float
     object: Literal["document"] = "document"
@@ -114,14 +115,9 @@ class Deleted(msgspec.Struct, frozen=True):
     object: Literal["document"] = "document"
 
 
-def job_view(document: Document, version: Version) -> JobView:
-    return JobView(
-        version.id, document.id, version.state, version.read_tokens, version.prefix_tokens, version.error, version.created_at
-    )
-
-
-def document_view(document: Document, now: float) -> DocumentView:
+def document_view(document: Document, now: float, ledger: Ledger) -> DocumentView:
     version, descriptor, expires_at = document.answering, document.descriptor, document.expires_at
+    holdings = ledger.holdings(version) if version is not None else ()
     return DocumentView(
         id=document.id,
         title=descriptor.title,
@@ -137,7 +133,8 @@ def document_view(document: Document, now: float) -> DocumentView:
         expired=document.expired(now),
         document_tokens=version.document_tokens if version is not None else 0,
         prefix_tokens=version.prefix_tokens if version is not None else 0,
-        job=job_view(document, document.incoming) if document.incoming is not None else None,
+        job=reading_view(document, document.incoming) if document.incoming is not None else None,
+        tiers=[TierView(held.tier.value, held.where, round(held.share, 4), held.size_bytes) for held in holdings],
         created_at=document.created_at,
         updated_at=document.updated_at,
     )

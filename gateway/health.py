@@ -9,6 +9,7 @@ import msgspec
 from backends.base import Store
 from gateway.catalog_file import CatalogWatcher
 from gateway.classifier import Classifier
+from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
 
 
@@ -22,8 +23,11 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Health:
-    def __init__(self, pool: WorkerPool, store: Store, classifier: Classifier, catalog_watcher: CatalogWatcher) -> None:
+    def __init__(
+        self, pool: WorkerPool, hosts: Hosts, store: Store, classifier: Classifier, catalog_watcher: CatalogWatcher
+    ) -> None:
         self._pool = pool
+        self._hosts = hosts
         self._store = store
         self._classifier = classifier
         self._catalog_watcher = catalog_watcher
@@ -33,7 +37,7 @@ class Health:
         database = await self._store.check()
         parts = {
             **{f"worker {name}": problem for name, problem in self._pool.problems.items()},
-            "kv server": self._pool.kv_problem,
+            **{f"kv server {name}": problem for name, problem in self._hosts.problems.items()},
             "database": database,
             "embedding": self._classifier.problem,
             "catalog": "; ".join(self._catalog_watcher.problems),

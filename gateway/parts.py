@@ -5,7 +5,7 @@ Tests hand `gateway/app.py` fakes in their place.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,16 +14,17 @@ import structlog
 
 from backends.base import Embedder, KVServer, Store, Worker
 from backends.embedding import EmbedderUnavailable, SentenceEmbedder
-from backends.lmcache import LMCacheServer, kv_bytes_a_token
-from backends.local.commands import absolute
+from backends.kv_events import KVEventListener
+from backends.lmcache import CacheEventReceiver, LMCacheServer, kv_bytes_a_token
+from backends.local.commands import LMCACHE, absolute
 from backends.local.stack import LocalStack
 from backends.store.sql_store import SqlStore
 from backends.tokenizer import ChatTokenizer
 from backends.tokenizer import load as load_tokenizer
 from backends.vllm import VllmWorker
 from gateway.config import Config, database_url, server_secret
-from gateway.strict_yaml import ConfigError
 from observability.telemetry import Telemetry
+from router.residency import Ledger
 
 log = structlog.get_logger("parts")
 
@@ -34,7 +35,11 @@ class Parts:
 
     store: Store
     workers: tuple[Worker, ...]
-    kv_server: KVServer | None
+    kv_servers: tuple[KVServer, ...]
+    hosts: Mapping[str, str]
+    """The name of each worker's KV server."""
+    token_bytes: float = 0.0
+    """What a token's KV takes; 0 where that isn't known."""
     embedder: Embedder | None
     embedder_problem: str | None = None
     """Why there is no embedder although one is configured."""
@@ -42,8 +47,8 @@ class Parts:
     versions: Mapping[str, str]
     secret: bytes
     telemetry: Telemetry
-    kv_events: str | None = None
-    """Where to listen for what the workers hold."""
+    observers: tuple[Callable[[Ledger], Awaitable[None]], ...] = ()
+    """What tells the ledger of the tiers, as long as it runs."""
 
 
 @asynccontextmanager
@@ -66,41 +71,75 @@ async def open_parts(config: Config, stack: LocalStack | None = None) -> AsyncIt
         store = SqlStore(database_url(config))
         await store.open()
         cleanup.push_async_callback(store.close)
+        kv_servers, hosts = _kv_servers(config, stack, session)
         yield Parts(
             store=store,
             workers=workers,
-            kv_server=_kv_server(config, stack, session),
+            kv_servers=kv_servers,
+            hosts=hosts,
+            token_bytes=_token_bytes(config),
             embedder=embedder,
             embedder_problem=embedder_problem,
             tokenizer=tokenizer,
             versions=stack.versions() if stack is not None else {},
             secret=secret,
             telemetry=telemetry,
-            kv_events=f"tcp://127.0.0.1:{config.engine.local.kv_events_port}" if config.engine.local else config.engine.kv_events,
+            observers=tuple(_observers(config)),
         )
 
 
-def _kv_server(config: Config, stack: LocalStack | None, session: aiohttp.ClientSession) -> KVServer | None:
+def _kv_servers(
+    config: Config, stack: LocalStack | None, session: aiohttp.ClientSession
+) -> tuple[tuple[KVServer, ...], dict[str, str]]:
+    """The KV servers, and the name of each worker's."""
     chunk_tokens, model = config.engine.chunk_tokens, absolute(config.model.path)
-    if stack is not None:
-        return LMCacheServer(stack.lmcache_url, session, model=model, chunk_tokens=chunk_tokens, disk_path=stack.disk_path)
-    remote = config.engine.kv_server
-    if remote is None:
-        return None
     a_token = kv_bytes_a_token(config.model.path, config.model.dtype)
-    chunk_bytes = remote.chunk_bytes or (a_token * chunk_tokens if a_token is not None else None)
-    if remote.disk_path is None and chunk_bytes is None:
-        raise ConfigError(
-            ["`engine.kv_server` needs `disk_path` or `chunk_bytes`: the model's config.json does not tell its KV's size"]
+    if stack is not None and config.engine.local is not None:
+        server = LMCacheServer(
+            stack.lmcache_url,
+            session,
+            model=model,
+            chunk_tokens=chunk_tokens,
+            disk_path=stack.disk_path,
+            key_path=stack.key_path if config.engine.local.encrypted else None,
+            chunk_bytes=a_token * chunk_tokens if a_token is not None else None,
+            name=LMCACHE,
         )
-    return LMCacheServer(
-        remote.url,
-        session,
-        model=remote.model or model,
-        chunk_tokens=chunk_tokens,
-        disk_path=remote.disk_path,
-        chunk_bytes=chunk_bytes,
+        return (server,), {name: server.name for name, _ in stack.workers}
+    servers = tuple(
+        LMCacheServer(
+            remote.url,
+            session,
+            model=remote.model or model,
+            chunk_tokens=chunk_tokens,
+            disk_path=remote.disk_path,
+            key_path=remote.key_path,
+            chunk_bytes=remote.chunk_bytes or (a_token * chunk_tokens if a_token is not None else None),
+            name=remote.name,
+        )
+        for remote in config.engine.kv_servers
     )
+    return servers, config.engine.hosts
+
+
+def _token_bytes(config: Config) -> float:
+    told = next((server.chunk_bytes for server in config.engine.kv_servers if server.chunk_bytes is not None), None)
+    if told is not None:
+        return told / config.engine.chunk_tokens
+    return kv_bytes_a_token(config.model.path, config.model.dtype) or 0.0
+
+
+def _observers(config: Config) -> Iterator[Callable[[Ledger], Awaitable[None]]]:
+    """The ears for workers' and KV servers' events."""
+    engine, local = config.engine, config.engine.local
+    workers = f"tcp://127.0.0.1:{local.kv_events_port}" if local is not None else engine.kv_events
+    if workers is not None:
+        yield lambda ledger: KVEventListener(workers, ledger).run()
+    servers = f"127.0.0.1:{local.kv_server_events_port}" if local is not None else engine.kv_server_events
+    if servers is not None:
+        host, _, port = servers.rpartition(":")
+        model = next((server.model for server in engine.kv_servers if server.model), absolute(config.model.path))
+        yield lambda ledger: CacheEventReceiver(host, int(port), ledger, model=model).run()
 
 
 async def _embedder(config: Config, cleanup: AsyncExitStack) -> tuple[Embedder | None, str | None]:

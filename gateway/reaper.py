@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import structlog
 
-from backends.base import KVServer, Store
+from backends.base import Store
 from gateway.classifier import Classifier
 from gateway.documents import Shelf
+from gateway.hosts import Hosts
 from gateway.prefixes import PrefixCache
 from router.documents import Version
 from router.errors import KvshelfError
@@ -28,14 +29,14 @@ RETRY_S = 30.0
 
 class Reaper:
     def __init__(
-        self, store: Store, shelf: Shelf, ledger: Ledger, prefixes: PrefixCache, classifier: Classifier, kv_server: KVServer | None
+        self, store: Store, shelf: Shelf, ledger: Ledger, prefixes: PrefixCache, classifier: Classifier, hosts: Hosts
     ) -> None:
         self._store = store
         self._shelf = shelf
         self._ledger = ledger
         self._prefixes = prefixes
         self._classifier = classifier
-        self._kv_server = kv_server
+        self._hosts = hosts
 
     async def run(self) -> None:
         """Clear after every change of the catalog, and again now and then, until cancelled."""
@@ -66,8 +67,8 @@ class Reaper:
         content = await self._store.content(version.id)
         if not self._kv_in_use(version, unlinked):
             try:
-                if self._kv_server is not None:
-                    await self._kv_server.delete(ids_from_bytes(content.prefix_ids), version.salt)
+                keys = self._hosts.know(version, ids_from_bytes(content.prefix_ids))
+                await self._hosts.delete(version.salt, keys)
             except OSError as error:
                 log.warning("kv_not_deleted", version=version.id, error=str(error))
                 return False

@@ -35,6 +35,8 @@ CACHED_TOKENS = "gen_ai.usage.cached_tokens"
 COMPLETION_TOKENS = "gen_ai.usage.output_tokens"
 FIRST_TOKEN_S = "kvshelf.first_token_s"  # noqa: S105 - a token of text
 STATE = "kvshelf.state"
+HOST = "kvshelf.host"
+KIND = "kvshelf.kind"
 
 FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 SECONDS_BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -103,6 +105,13 @@ class Telemetry:
         )
         self.read_tokens = meter.create_counter("kvshelf.read.tokens", description="Document tokens read")
 
+        self.evicted_bytes = meter.create_counter("kvshelf.evicted", unit="By", description="KV evicted from disk for lack of room")
+        self.moves = meter.create_counter("kvshelf.moves", description="Moves between tiers, by kind and outcome")
+        self.prefetched_bytes = meter.create_counter("kvshelf.prefetched", unit="By", description="KV brought from disk to RAM ahead")
+        self.damaged_chunks = meter.create_counter("kvshelf.damaged.chunks", description="Chunks found damaged on disk")
+        self.repaired = meter.create_counter("kvshelf.repairs", description="Damaged documents written anew, by outcome")
+        self.scrubbed_bytes = meter.create_counter("kvshelf.scrubbed", unit="By", description="Stored KV read to find damage")
+
     def observe(self, name: str, description: str, values: Gauges) -> None:
         """A gauge called `name`, whose values are asked for when metrics are collected."""
 
@@ -123,3 +132,5 @@ class Telemetry:
 DOCUMENTS_GAUGE = "kvshelf.documents"
 WORKERS_GAUGE = "kvshelf.workers.healthy"
 RUNNING_GAUGE = "kvshelf.worker.running"
+TIER_BYTES_GAUGE = "kvshelf.tier.size"
+FOREIGN_FILES_GAUGE = "kvshelf.foreign.files"

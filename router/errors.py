@@ -74,3 +74,9 @@ class StoreUnavailable(KvshelfError):
     """The database can't be reached, is full or is not what this kvshelf can use. Nothing of the call was stored."""
 
     code = "store_unavailable"
+
+
+class StorageFull(KvshelfError):
+    """The disk tier has no room for another document, and nothing there may go. The message says what holds the space."""
+
+    code = "storage_full"

@@ -5,7 +5,9 @@ It caches as the real one does (whole chunks, by salt, never across salts) and a
 
 from __future__ import annotations
 
+import array
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,32 +15,73 @@ from typing import Any
 
 import msgspec
 
-from backends.base import Delta, Load, TokenLogprobs, Usage
+from backends.base import Damage, Delta, DiskScan, Load, Memory, TokenLogprobs, Usage
+from router.chunk_tier import ChunkKey
 from router.documents import Salt
 from router.errors import EngineFailed, EngineUnavailable
-from router.residency import Held
+from router.residency import Ledger
 
 CHUNK = 16
+CHUNK_BYTES = 1000
 
 
 @dataclass
 class FakeHost:
     """What one host's KV server holds: salt → the prefixes (as tuples of ids, whole chunks) in RAM and on disk."""
 
+    name: str = "kv"
     ram: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
     disk: dict[str, set[tuple[int, ...]]] = field(default_factory=dict)
+    damaged: set[ChunkKey] = field(default_factory=set)
+    """Chunks on disk that are not what was stored: no worker can load them."""
+    partial: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    age_s: float = 0.0
+    """How long ago everything on disk was written."""
+    free_bytes: int = 10**12
     keeps: bool = True
     """False: nothing is stored, as with a KV server that is down while a document is read."""
+    ledger: Ledger | None = None
+    """Who is told of what RAM holds, once the gateway runs."""
+
+    async def observe(self, ledger: Ledger) -> None:
+        """The gateway's ear for this host: what happens from now on is told."""
+        self.ledger = ledger
+        await asyncio.Event().wait()
+
+    def store(self, salt: str, chunk: tuple[int, ...]) -> None:
+        if self.keeps:
+            self.disk.setdefault(salt, set()).add(chunk)
+            self.load(salt, chunk)
+
+    def load(self, salt: str, chunk: tuple[int, ...]) -> None:
+        self.ram.setdefault(salt, set()).add(chunk)
+        if self.ledger is not None:
+            self.ledger.ram(self.name).stored(Salt(salt), key_of(chunk), CHUNK_BYTES)
+
+    def forget_ram(self, salt: str | None = None) -> None:
+        """RAM drops this salt's chunks, or everything."""
+        for one in [salt] if salt is not None else list(self.ram):
+            for chunk in self.ram.pop(one, set()):
+                if self.ledger is not None:
+                    self.ledger.ram(self.name).removed(Salt(one), key_of(chunk))
+
+    def met(self, salt: str, chunk: tuple[int, ...]) -> bool:
+        """Whether a worker can have this chunk from here."""
+        on_disk = chunk in self.disk.get(salt, ()) and key_of(chunk) not in self.damaged
+        return chunk in self.ram.get(salt, ()) or on_disk
 
 
 class FakeKVServer:
-    name = "kv"
+    sees_disk = True
 
     def __init__(self, host: FakeHost) -> None:
         self.host = host
+        self.name = host.name
         self.problem: str | None = None
         self.checks = 0
         self.deleted: list[Salt] = []
+        self.prefetched: list[Salt] = []
         self.before_delete: Callable[[], None] | None = None
         """Called at each deletion, also at one that fails."""
 
@@ -46,22 +89,58 @@ class FakeKVServer:
         self.checks += 1
         return self.problem
 
-    async def held(self, ids: Sequence[int], salt: Salt) -> Held:
-        chunks = _chunks(ids)
-        share = [len(chunks & tier.get(salt, set())) / len(chunks) for tier in (self.host.ram, self.host.disk)]
-        return Held(ram=share[0], disk=share[1])
+    def keys(self, ids: Sequence[int]) -> tuple[ChunkKey, ...]:
+        return tuple(key_of(chunk) for chunk in sorted(_chunks(ids), key=len))
 
-    async def stored(self, ids: Sequence[int], salt: Salt) -> bool:
-        return self.problem is None and (await self.held(ids, salt)).disk >= 1
+    async def scan(self) -> DiskScan:
+        chunks = {Salt(salt): {key_of(chunk): CHUNK_BYTES for chunk in found} for salt, found in self.host.disk.items() if found}
+        ages = dict.fromkeys(chunks, self.host.age_s)
+        return DiskScan(chunks, ages, tuple(self.host.partial), tuple(self.host.foreign))
 
-    async def delete(self, ids: Sequence[int], salt: Salt) -> None:
+    async def free_bytes(self) -> int | None:
+        return self.host.free_bytes
+
+    async def on_disk(self, keys: Sequence[ChunkKey], salt: Salt) -> dict[ChunkKey, int]:
+        there = {key_of(chunk) for chunk in self.host.disk.get(salt, ())}
+        return {key: CHUNK_BYTES for key in keys if key in there}
+
+    async def prefetch(self, ids: Sequence[int], salt: Salt) -> int:
+        if self.problem is not None:
+            raise OSError(self.problem)
+        self.prefetched.append(salt)
+        found = 0
+        for chunk in sorted(_chunks(ids), key=len):
+            if not self.host.met(salt, chunk):
+                break
+            self.host.load(salt, chunk)
+            found += 1
+        return found
+
+    async def delete(self, keys: Sequence[ChunkKey], salt: Salt, *, ram: bool = True, disk: bool = True) -> None:
         if self.before_delete is not None:
             self.before_delete()
         if self.problem is not None:
             raise OSError(self.problem)
         self.deleted.append(salt)
-        for tier in (self.host.ram, self.host.disk):
-            tier.pop(salt, None)
+        for here, tier in ((ram, self.host.ram), (disk, self.host.disk)):
+            if here and salt in tier:
+                tier[salt] = {chunk for chunk in tier[salt] if key_of(chunk) not in keys}
+                if not tier[salt]:
+                    del tier[salt]
+        if disk:
+            self.host.damaged -= set(keys)
+
+    async def verify(self, keys: Sequence[ChunkKey], salt: Salt) -> Damage:
+        there = await self.on_disk(keys, salt)
+        return Damage(tuple(key for key in there if key in self.host.damaged), sum(there.values()))
+
+    async def remove_partial(self, names: Sequence[str]) -> int:
+        gone = [name for name in names if name in self.host.partial]
+        self.host.partial = [name for name in self.host.partial if name not in gone]
+        return len(gone)
+
+    async def memory(self) -> Memory | None:
+        return Memory(sum(len(chunks) * CHUNK_BYTES for chunks in self.host.ram.values()), 10**9)
 
 
 @dataclass
@@ -146,14 +225,11 @@ class FakeWorker:
         """Tokens that were cached; caches the others."""
         salt, keep = request["cache_salt"], request["kv_transfer_params"]["lmcache.max_offload_tokens"]
         chunks = sorted(_chunks(request["prompt"]), key=len)
-        known = [
-            chunk for chunk in chunks if any(chunk in tier.get(salt, set()) for tier in (self.gpu, self.host.ram, self.host.disk))
-        ]
+        known = [chunk for chunk in chunks if chunk in self.gpu.get(salt, ()) or self.host.met(salt, chunk)]
         for chunk in chunks:
             self.gpu.setdefault(salt, set()).add(chunk)
-            if len(chunk) <= keep and self.host.keeps:
-                self.host.ram.setdefault(salt, set()).add(chunk)
-                self.host.disk.setdefault(salt, set()).add(chunk)
+            if len(chunk) <= keep:
+                self.host.store(salt, chunk)
         # The last token is always computed.
         cached = max((len(chunk) for chunk in known if len(chunk) < len(request["prompt"])), default=0) if not self.forgets else 0
         self.prefilled_tokens += len(request["prompt"]) - cached
@@ -193,6 +269,10 @@ class Gate:
 
     def open(self) -> None:
         self._opened.set()
+
+
+def key_of(chunk: tuple[int, ...]) -> ChunkKey:
+    return ChunkKey(hashlib.blake2b(array.array("I", chunk).tobytes(), digest_size=16).digest())
 
 
 def _chunks(ids: Sequence[int]) -> set[tuple[int, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from inspect import isawaitable
 from pathlib import Path
@@ -26,7 +26,7 @@ from gateway.server import GatewayServer, listen
 from observability.telemetry import Telemetry
 from router.documents import TenantId
 from tests.fakes.embedder import FakeEmbedder
-from tests.fakes.engine import CHUNK, FakeHost, FakeKVServer, FakeWorker
+from tests.fakes.engine import CHUNK, CHUNK_BYTES, FakeHost, FakeKVServer, FakeWorker
 from tests.fakes.store import MemoryStore
 from tests.fakes.tokenizers import simple
 
@@ -83,7 +83,10 @@ class Gateway:
         parts = Parts(
             store=self.store,
             workers=tuple(self.workers),
-            kv_server=self.kv_server,
+            kv_servers=(self.kv_server,),
+            hosts={worker.name: self.kv_server.name for worker in self.workers},
+            token_bytes=CHUNK_BYTES / CHUNK,
+            observers=(self.host.observe,),
             embedder=self.embedder,
             tokenizer=simple(),
             versions=self.versions,
@@ -148,6 +151,11 @@ class Gateway:
             assert response.status == status, answer
             await booked()
             return {**answer, "headers": {name.lower(): value for name, value in response.headers.items()}}
+
+
+def without_tiers(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Documents as they are shown, but for where their KV is believed to be: that is found out anew after a restart."""
+    return [{name: value for name, value in document.items() if name != "tiers"} for document in documents]
 
 
 async def booked() -> None:

@@ -82,8 +82,8 @@ def test_an_engine_is_either_local_or_somebody_elses(tmp_path: Path) -> None:
 
 
 def test_a_local_engine_has_a_kv_server_of_its_own(tmp_path: Path) -> None:
-    text = f"data_path: d\n{MODEL}engine:\n  local: {{python: p, disk_path: kv}}\n  kv_server: {{url: 'http://h:8180'}}\n"
-    assert problems(tmp_path, text) == ["`engine`: `kv_server` goes with `workers`; `local` starts its own"]
+    text = f"data_path: d\n{MODEL}engine:\n  local: {{python: p, disk_path: kv}}\n  kv_servers: [{{url: 'http://h:8180'}}]\n"
+    assert problems(tmp_path, text) == ["`engine`: `kv_servers` go with `workers`; `local` starts its own"]
 
 
 def test_by_default_the_database_is_a_file_in_the_data_folder(minimal: Config, tmp_path: Path) -> None:

@@ -113,11 +113,16 @@ async def test_a_document_that_a_healthy_worker_refuses_fails_says_why_and_can_b
 
 async def test_a_reading_waits_for_a_kv_server_that_is_down(tmp_path: Path) -> None:
     async with slow(tmp_path).running() as gateway:
-        gateway.kv_server.problem = "is down"
+        gateway.host.keeps, gateway.kv_server.problem = False, "is down"
         added = await gateway.add(LEASE, id="lease", ready=False)
         await eventually(lambda: _read(gateway, added["job"]["id"], added["prefix_tokens"]))
         job = await gateway.json("GET", f"/v1/jobs/{added['job']['id']}")
         assert job["state"] == "reading"
+        # What a store in flight had written is found when it is back.
+        gateway.host.keeps = True
+        last = gateway.workers[0].bodies[-1]
+        for end in range(CHUNK, added["prefix_tokens"] + 1, CHUNK):
+            gateway.host.store(last["cache_salt"], tuple(last["prompt"][:end]))
         bodies = len(gateway.workers[0].bodies)
         gateway.kv_server.problem = None
         assert await gateway.finished(added["job"]["id"]) == "ready"

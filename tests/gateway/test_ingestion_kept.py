@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 
 from gateway.classifier import Classifier
+from gateway.config import Disk
+from gateway.disk_keeper import DiskKeeper
 from gateway.documents import Reading, Shelf
+from gateway.hosts import Hosts
 from gateway.ingestion import ATTEMPTS, Ingestion
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache
+from gateway.reader import Reader
+from gateway.uses import Uses
 from observability.telemetry import Telemetry
 from router.documents import Descriptor, DocumentId, Owner, Version, VersionState
 from router.prompts import derive
@@ -35,16 +40,20 @@ class Desk:
         self.worker = FakeWorker("worker-1", self.host)
         self.kv_server = FakeKVServer(self.host)
         self.store = MemoryStore()
-        ledger, tokenizer = Ledger(), simple()
+        tokenizer = simple()
+        ledger = Ledger({self.worker.name: self.kv_server.name})
         reading = Reading(tokenizer, derive(tokenizer, CHUNK), "fingerprint", SECRET, CONTEXT, RESERVE)
         classifier = Classifier(self.store, None, telemetry, min_score=0.2, margin=0.02)
-        self.shelf = Shelf(self.store, classifier, reading, now=lambda: 0.0)
-        self.pool = WorkerPool([self.worker], ledger, capacity=8, kv_server=self.kv_server)
-        self.ingestion = Ingestion(
+        hosts = Hosts([self.kv_server], ledger)
+        keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), Disk(), telemetry, token_bytes=1.0)
+        self.shelf = Shelf(self.store, classifier, reading, keeper.check, now=lambda: 0.0)
+        self.pool = WorkerPool([self.worker], ledger, capacity=8)
+        reader = Reader(
             self.shelf,
             self.pool,
+            hosts,
+            keeper,
             PrefixCache(self.store, "small"),
-            self.kv_server,
             ledger,
             reading,
             telemetry,
@@ -52,6 +61,7 @@ class Desk:
             segment_target_s=0.5,
             stored_within_s=WITHIN_S,
         )
+        self.ingestion = Ingestion(self.shelf, self.pool, reader, telemetry)
 
     async def put(self) -> None:
         await self.shelf.put(OWNER, LEASE, TEXT, Descriptor("Lease"))

@@ -43,8 +43,8 @@ async def use_everything(tmp_path: Path, gateway: Gateway) -> None:
     gateway.host.ram.clear()
     gateway.host.disk.clear()
     for worker in gateway.workers:
-        await gateway.ask("Why?", document="lease")
         worker.gpu.clear()
+    await gateway.ask("Why?", document="lease")
 
 
 def queries() -> list[Any]:

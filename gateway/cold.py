@@ -1,0 +1,74 @@
+"""Questions to a version whose KV is nowhere: room is made for what they write, and the first one reads for all of them.
+
+Such a question is never refused. Where there is no room, it is answered all the same and nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+
+from gateway.disk_keeper import DiskKeeper
+from gateway.hosts import Hosts
+from router.documents import Catalog, Version, VersionId
+from router.errors import StorageFull
+
+log = structlog.get_logger("cold")
+
+SEEN_WITHIN_S = 30.0
+POLL_S = 0.2
+
+
+class ColdQuestions:
+    def __init__(self, hosts: Hosts, keeper: DiskKeeper) -> None:
+        self._hosts = hosts
+        self._keeper = keeper
+        self._turns: defaultdict[VersionId, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._waiting: Counter[VersionId] = Counter()
+        self._settling: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def turn(self, version: Version) -> AsyncIterator[None]:
+        """One at a time for each version, until its first token: those behind find the KV there."""
+        self._waiting[version.id] += 1
+        try:
+            async with self._turns[version.id]:
+                yield
+        finally:
+            self._waiting[version.id] -= 1
+            if not self._waiting[version.id]:
+                del self._waiting[version.id], self._turns[version.id]
+
+    async def keeps(self, catalog: Catalog, version: Version, host: str | None) -> bool:
+        """Whether there is room for the version's KV on this host, which is then promised to it until `written`."""
+        try:
+            await self._keeper.admit(catalog, version, host)
+        except StorageFull as error:
+            log.info("cold_question_not_kept", version=version.id, why=str(error))
+            return False
+        return True
+
+    def written(self, version: Version, ids: Sequence[int], host: str | None) -> None:
+        """The question is answered. Storing goes on behind it: the promise ends once all is seen, or after a while."""
+        task = asyncio.create_task(self._settle(version, ids, host))
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def close(self) -> None:
+        for task in self._settling:
+            task.cancel()
+        await asyncio.gather(*self._settling, return_exceptions=True)
+
+    async def _settle(self, version: Version, ids: Sequence[int], host: str | None) -> None:
+        try:
+            async with asyncio.timeout(SEEN_WITHIN_S):
+                while not await self._hosts.stored(version, ids, host):
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            log.info("cold_question_not_stored", version=version.id, host=host)
+        finally:
+            self._keeper.settle(version, host)

@@ -1,0 +1,155 @@
+"""Keeps each host's disk tier within its budget: room is made before anything is written, and asked for here.
+
+The decision is `router/budget.py`'s. A version that is to be written is promised its room, and keeps the promise until
+what it wrote has been seen (`settle`); what is there after a crash is counted from the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+
+import structlog
+
+from gateway.config import Disk as DiskConfig
+from gateway.hosts import Hosts
+from gateway.uses import Uses
+from observability.telemetry import HOST, Telemetry
+from router.budget import Disk, Exempt, Kept, NoRoom, make_room
+from router.documents import Catalog, Document, Salt, Version, VersionState
+from router.errors import StorageFull
+from router.residency import Ledger
+
+log = structlog.get_logger("disk")
+
+GIB = 2**30
+
+
+class DiskKeeper:
+    def __init__(
+        self, hosts: Hosts, ledger: Ledger, uses: Uses, config: DiskConfig, telemetry: Telemetry, *, token_bytes: float
+    ) -> None:
+        """`token_bytes`: what a token's KV takes on the disk; 0 where that isn't known, and nothing is then counted ahead."""
+        self._hosts = hosts
+        self._ledger = ledger
+        self._uses = uses
+        self._config = config
+        self._telemetry = telemetry
+        self._token_bytes = token_bytes
+        self._promised: dict[str, dict[Salt, int]] = defaultdict(dict)
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def __repr__(self) -> str:
+        promised = {host: sum(sizes.values()) for host, sizes in self._promised.items()}
+        return f"<DiskKeeper promised={promised}>"
+
+    def size_bytes(self, version: Version) -> int:
+        """What the version's KV takes on a disk, in bytes."""
+        return round(version.prefix_tokens * self._token_bytes)
+
+    async def check(self, catalog: Catalog, prefix_tokens: int) -> None:
+        """Raises StorageFull if no host could make room for a document of so many tokens now."""
+        refusals = []
+        need_bytes = round(prefix_tokens * self._token_bytes)
+        for server in self._hosts:
+            if not server.sees_disk:
+                return
+            answer = make_room(await self._disk(server.name), self._kept(catalog, server.name), need_bytes)
+            if not isinstance(answer, NoRoom):
+                return
+            refusals.append(answer)
+        if refusals:
+            raise self._full(refusals[0])
+
+    async def admit(self, catalog: Catalog, version: Version, host: str | None) -> None:
+        """Promise the version room on this host, evicting what has to go. Raises StorageFull where that isn't enough.
+
+        Ends with `settle`. A version that was promised room already keeps that.
+        """
+        server = self._hosts.get(host)
+        if server is None or host is None or not server.sees_disk:
+            return
+        async with self._locks[host]:
+            promised = self._promised[host]
+            if version.salt in promised:
+                return
+            need_bytes = max(self.size_bytes(version) - self._ledger.disk(host).size_bytes(version.salt), 0)
+            # Promised before the evicting waits: it must not be evicted itself.
+            promised[version.salt] = self.size_bytes(version)
+            try:
+                await self._make_room(catalog, host, need_bytes, version.salt)
+            except BaseException:
+                del promised[version.salt]
+                raise
+
+    def settle(self, version: Version, host: str | None) -> None:
+        """What the version wrote is on the disk and in the ledger, or will never be."""
+        if host is not None:
+            self._promised[host].pop(version.salt, None)
+
+    async def keep(self, catalog: Catalog) -> None:
+        """Evict what is too much on any host now, as after a budget was lowered or the disk filled by others."""
+        for server in self._hosts:
+            if server.sees_disk:
+                async with self._locks[server.name]:
+                    try:
+                        await self._make_room(catalog, server.name, 0, None)
+                    except StorageFull as error:
+                        log.warning("disk_over_budget", host=server.name, error=str(error))
+
+    # --- inside
+
+    async def _make_room(self, catalog: Catalog, host: str, need_bytes: int, writing: Salt | None) -> None:
+        disk = await self._disk(host, but=writing)
+        answer = make_room(disk, self._kept(catalog, host), need_bytes)
+        if isinstance(answer, NoRoom):
+            raise self._full(answer)
+        for salt in answer.evict:
+            size_bytes = self._ledger.disk(host).size_bytes(salt)
+            try:
+                await self._hosts.delete(salt, self._ledger.disk(host).keys(salt), ram=False, host=host)
+            except OSError as error:
+                raise StorageFull(f"Nothing could be evicted from the disk tier: {error}") from error
+            self._telemetry.evicted_bytes.add(size_bytes, {HOST: host})
+            log.info("evicted_from_disk", host=host, salt=salt[:12], size_bytes=size_bytes, for_bytes=need_bytes)
+
+    async def _disk(self, host: str, *, but: Salt | None = None) -> Disk:
+        """The host's disk now. `but`: whose promise is not counted, as its need is given apart."""
+        server = self._hosts.get(host)
+        tier = self._ledger.disk(host)
+        ahead = {salt: max(size - tier.size_bytes(salt), 0) for salt, size in self._promised[host].items() if salt != but}
+        config = self._config
+        return Disk(
+            used_bytes=tier.total_bytes,
+            free_bytes=await server.free_bytes() if server is not None else None,
+            budget_bytes=None if config.budget_gib is None else round(config.budget_gib * GIB),
+            floor_bytes=round(config.min_free_gib * GIB),
+            low_watermark=config.low_watermark,
+            promised_bytes=sum(ahead.values()),
+        )
+
+    def _kept(self, catalog: Catalog, host: str) -> Iterator[Kept]:
+        """Everything on the host's disk. What no document has goes first."""
+        owners = {version.salt: (document, version) for document in catalog for version in document.versions}
+        for salt, size_bytes in self._ledger.disk(host).salts.items():
+            document, version = owners.get(salt, (None, None))
+            used_at = max(self._uses.last((document.owner, document.id)), version.created_at) if document and version else 0.0
+            yield Kept(salt, size_bytes, used_at, self._exempt(host, salt, document, version))
+
+    def _exempt(self, host: str, salt: Salt, document: Document | None, version: Version | None) -> Exempt | None:
+        if salt in self._promised[host]:
+            return Exempt.WRITING
+        if self._ledger.in_use(salt):
+            return Exempt.IN_USE
+        if document is None or version is None:
+            return None
+        if version is document.incoming and version.state is not VersionState.FAILED:
+            return Exempt.WRITING
+        return Exempt.PINNED if document.pinned else None
+
+    def _full(self, answer: NoRoom) -> StorageFull:
+        return StorageFull(
+            f"The disk tier has no room: {answer}. Remove or unpin documents, or raise `disk.budget_gib` "
+            "(`disk.min_free_gib` keeps space free for others)."
+        )

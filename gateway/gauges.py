@@ -1,0 +1,36 @@
+"""What is measured of the whole now and then: gauges, read when metrics are collected."""
+
+from __future__ import annotations
+
+from gateway.documents import Shelf
+from gateway.pool import WorkerPool
+from observability import telemetry as names
+from observability.telemetry import Telemetry
+from router.residency import Ledger, Tier
+
+
+def observe(telemetry: Telemetry, shelf: Shelf, pool: WorkerPool, ledger: Ledger) -> None:
+    def documents() -> list[tuple[float, dict[str, str]]]:
+        states: dict[str, int] = {}
+        for document in shelf.catalog:
+            version = document.answering
+            state = version.state.value if version is not None else "failed"
+            states[state] = states.get(state, 0) + 1
+        return [(count, {names.STATE: state}) for state, count in states.items()]
+
+    telemetry.observe(names.DOCUMENTS_GAUGE, "Documents, by the state of the version that answers", documents)
+    telemetry.observe(names.WORKERS_GAUGE, "Workers that can answer", lambda: [(pool.healthy, {})])
+    telemetry.observe(
+        names.RUNNING_GAUGE,
+        "Requests under way, by worker",
+        lambda: [(count, {names.WORKER: name}) for name, count in pool.running],
+    )
+    telemetry.observe(names.TIER_BYTES_GAUGE, "What each tier is believed to hold, in bytes", lambda: _tier_bytes(ledger))
+
+
+def _tier_bytes(ledger: Ledger) -> list[tuple[float, dict[str, str]]]:
+    return [
+        (tier.total_bytes, {names.TIER: name.value, names.HOST: host})
+        for host in ledger.hosts
+        for name, tier in ((Tier.RAM, ledger.ram(host)), (Tier.DISK, ledger.disk(host)))
+    ]

@@ -1,0 +1,156 @@
+"""`/v1/jobs`: readings of documents and moves between tiers, as a tenant sees them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import msgspec
+from litestar import Controller, Request, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from litestar.response import ServerSentEvent, ServerSentEventMessage
+
+from gateway.auth import Principal
+from gateway.documents import Shelf
+from gateway.moves import Move, Moves
+from router.documents import Document, TenantId, Version
+from router.errors import NotFound
+
+ENDED = ("ready", "done", "failed")
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job. A reading's `read_tokens` go up to `prefix_tokens`; a move has a `tier`, a place and a reason."""
+
+    id: str
+    kind: str
+    """read, warm or evict."""
+    document: str
+    state: str
+    """A reading is pending, reading, ready or failed; a move running, done or failed."""
+    error: str | None
+    """Why it failed, or what it waits for."""
+    created_at: float
+    read_tokens: int = 0
+    prefix_tokens: int = 0
+    tier: str | None = None
+    where: str | None = None
+    why: str | None = None
+    object: Literal["job"] = "job"
+
+
+class JobList(msgspec.Struct, frozen=True):
+    data: list[JobView]
+    object: Literal["list"] = "list"
+
+
+class JobsController(Controller):
+    path = "/v1/jobs"
+    tags = ("documents",)
+
+    @get()
+    async def list_jobs(
+        self, shelf: NamedDependency[Shelf], moves: NamedDependency[Moves], request: Request[Any, Principal, Any]
+    ) -> JobList:
+        """What is being read and moved now of the documents that this key's tenant may ask, and the moves of late; newest first."""
+        jobs = list(_jobs(shelf, moves, request.auth.tenant).values())
+        return JobList(sorted(jobs, key=lambda job: job.created_at, reverse=True))
+
+    @get("/{job_id:str}")
+    async def show_job(
+        self,
+        job_id: FromPath[str],
+        shelf: NamedDependency[Shelf],
+        moves: NamedDependency[Moves],
+        request: Request[Any, Principal, Any],
+    ) -> JobView:
+        return _find(shelf, moves, request.auth.tenant, job_id)
+
+    @get("/{job_id:str}/events")
+    async def follow_job(
+        self,
+        job_id: FromPath[str],
+        shelf: NamedDependency[Shelf],
+        moves: NamedDependency[Moves],
+        request: Request[Any, Principal, Any],
+    ) -> ServerSentEvent:
+        """The job as server-sent events: `progress` at each change, then one `ready`, `done`, `failed` or `gone`."""
+        _find(shelf, moves, request.auth.tenant, job_id)
+        return ServerSentEvent(_events(shelf, moves, request.auth.tenant, job_id))
+
+
+def reading_view(document: Document, version: Version) -> JobView:
+    return JobView(
+        id=version.id,
+        kind="read",
+        document=document.id,
+        state=version.state.value,
+        error=version.error,
+        created_at=version.created_at,
+        read_tokens=version.read_tokens,
+        prefix_tokens=version.prefix_tokens,
+    )
+
+
+def move_view(move: Move) -> JobView:
+    return JobView(
+        id=move.id,
+        kind=move.kind.value,
+        document=move.document,
+        state=move.state.value,
+        error=move.error,
+        created_at=move.created_at,
+        tier=move.tier,
+        where=move.where or None,
+        why=move.why,
+    )
+
+
+def _jobs(shelf: Shelf, moves: Moves, tenant: TenantId) -> dict[str, JobView]:
+    visible = shelf.catalog.visible_to(tenant)
+    readings = [reading_view(document, version) for document in visible if (version := document.incoming) is not None]
+    keys = {(document.owner, document.id) for document in visible}
+    moved = [move_view(move) for move in moves if (move.owner, move.document) in keys]
+    return {job.id: job for job in (*readings, *moved)}
+
+
+def _find(shelf: Shelf, moves: Moves, tenant: TenantId, job_id: str) -> JobView:
+    visible = shelf.catalog.visible_to(tenant)
+    for document in visible:
+        for version in document.versions:
+            if version.id == job_id:
+                return reading_view(document, version)
+    move = moves.get(job_id)
+    if move is not None and any((move.owner, move.document) == (d.owner, d.id) for d in visible):
+        return move_view(move)
+    raise NotFound(f"No job {job_id!r}. The document that it was about may have been replaced or removed since.", param="job")
+
+
+async def _events(shelf: Shelf, moves: Moves, tenant: TenantId, job_id: str) -> AsyncIterator[ServerSentEventMessage]:
+    shown: JobView | None = None
+    while not shelf.closed:
+        changes = shelf.change, moves.change
+        try:
+            job = _find(shelf, moves, tenant, job_id)
+        except NotFound:
+            yield ServerSentEventMessage(event="gone", data="{}")
+            return
+        if job != shown:
+            ended = job.state in ENDED
+            yield ServerSentEventMessage(event=job.state if ended else "progress", data=msgspec.json.encode(job).decode())
+            if ended:
+                return
+            shown = job
+        await _either(*changes)
+
+
+async def _either(*events: asyncio.Event) -> None:
+    """Return when one of them is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()

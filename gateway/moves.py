@@ -1,0 +1,242 @@
+"""Moves of documents' KV between tiers, as jobs: warming and evicting, asked for by a tenant or planned by the gateway.
+
+A job is a move under way, kept for a while after it ended. Readings of new versions are jobs of their own
+(`gateway/ingestion.py`); both are shown by `gateway/jobs_api.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from enum import StrEnum
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from gateway.documents import Shelf
+from gateway.hosts import Hosts
+from gateway.prefixes import PrefixCache
+from gateway.reader import Reader
+from observability.telemetry import HOST, KIND, OUTCOME, Telemetry
+from router.documents import Document, DocumentId, Owner, Version
+from router.errors import Conflict, EngineUnavailable, InvalidRequest, KvshelfError, NotFound
+from router.residency import Ledger, Tier
+
+log = structlog.get_logger("moves")
+
+REMEMBERED = 1000
+"""Jobs that ended and are still shown."""
+
+ASKED_FOR = "asked for"
+
+
+class MoveKind(StrEnum):
+    WARM = "warm"
+    EVICT = "evict"
+
+
+class MoveState(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """One move of one document's KV. `where`: a worker's name for the GPU tier, a host's for the others."""
+
+    id: str
+    kind: MoveKind
+    owner: Owner
+    document: DocumentId
+    tier: str
+    where: str
+    why: str
+    state: MoveState = MoveState.RUNNING
+    error: str | None = None
+    created_at: float = 0.0
+    ended_at: float | None = None
+
+
+class Moves:
+    def __init__(
+        self,
+        shelf: Shelf,
+        reader: Reader,
+        hosts: Hosts,
+        prefixes: PrefixCache,
+        ledger: Ledger,
+        telemetry: Telemetry,
+        *,
+        workers: Iterable[str],
+        now: Callable[[], float],
+    ) -> None:
+        self._shelf = shelf
+        self._reader = reader
+        self._hosts = hosts
+        self._prefixes = prefixes
+        self._ledger = ledger
+        self._telemetry = telemetry
+        self._workers = tuple(workers)
+        self._now = now
+        self._moves: OrderedDict[str, Move] = OrderedDict()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.change = asyncio.Event()
+        """Set when the next move begins or ends, as `Shelf.change` is."""
+
+    def __repr__(self) -> str:
+        return f"<Moves {len(self._tasks)} under way>"
+
+    def __iter__(self) -> Iterator[Move]:
+        return iter(tuple(self._moves.values()))
+
+    def get(self, move_id: str) -> Move | None:
+        return self._moves.get(move_id)
+
+    def warm(self, document: Document, tier: Tier, where: str | None = None, *, why: str = ASKED_FOR) -> Move:
+        """Bring the document's KV to RAM, or onto a worker's GPU tier; what is on no disk is read again.
+
+        Raises Conflict where the document can't answer or has expired, InvalidRequest for another tier or an unknown place.
+        """
+        version = self._answering(document)
+        if document.expired(self._now()):
+            raise Conflict(f"Document {document.id!r} has expired: give it a new `ttl_s` or `expire_at` first.", param="document")
+        if tier is Tier.GPU:
+            worker = self._place(where, self._workers, "worker")
+            return self._start(MoveKind.WARM, document, tier, worker, why, lambda: self._onto_gpu(version, worker))
+        if tier is not Tier.RAM:
+            raise InvalidRequest("A document is warmed to the tier `ram` or `gpu`.", param="tier")
+        host = self._place(where, self._ledger.hosts, "host") if where or len(self._hosts) < 2 else self._holder(version)
+        return self._start(MoveKind.WARM, document, tier, host, why, lambda: self._into_ram(version, host))
+
+    def evict(self, document: Document, tier: Tier | None, *, why: str = ASKED_FOR) -> Move:
+        """Remove the document's KV from RAM, from disk, or from both (None), on every host.
+
+        Raises Conflict for a pinned document, InvalidRequest for the GPU tier.
+        """
+        if tier not in (Tier.RAM, Tier.DISK, None):
+            raise InvalidRequest(
+                "KV leaves a worker's GPU tier by itself, the least recently used first: vLLM drops no single document. "
+                "Use the tier `ram`, `disk` or `all`.",
+                param="tier",
+            )
+        if document.pinned:
+            raise Conflict(f"Document {document.id!r} is pinned: unpin it first.", param="document")
+        ram, disk = tier in (Tier.RAM, None), tier in (Tier.DISK, None)
+        name = tier.value if tier is not None else "all"
+        return self._start(MoveKind.EVICT, document, name, "", why, lambda: self._out(document, ram=ram, disk=disk))
+
+    async def settled(self, move: Move) -> Move:
+        """The move once it ended."""
+        task = self._tasks.get(move.id)
+        if task is not None:
+            await asyncio.wait((task,))
+        return self._moves.get(move.id, move)
+
+    async def close(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- inside
+
+    def _start(
+        self, kind: MoveKind, document: Document, tier: str, where: str, why: str, act: Callable[[], Awaitable[None]]
+    ) -> Move:
+        """Begin the move; the same one that is under way already is that one."""
+        for move_id in self._tasks:
+            running = self._moves[move_id]
+            same = (running.kind, running.owner, running.document, running.tier, running.where)
+            if same == (kind, document.owner, document.id, tier, where):
+                return running
+        move = Move(
+            id=uuid.uuid4().hex,
+            kind=kind,
+            owner=document.owner,
+            document=document.id,
+            tier=str(tier),
+            where=where,
+            why=why,
+            created_at=self._now(),
+        )
+        self._moves[move.id] = move
+        while len(self._moves) > REMEMBERED and next(iter(self._moves)) not in self._tasks:
+            self._moves.popitem(last=False)
+        task = self._tasks[move.id] = asyncio.create_task(self._run(move, act))
+        task.add_done_callback(lambda _: self._tasks.pop(move.id, None))
+        self._announce()
+        return move
+
+    def _announce(self) -> None:
+        self.change.set()
+        self.change = asyncio.Event()
+
+    async def _run(self, move: Move, act: Callable[[], Awaitable[None]]) -> None:
+        error = None
+        try:
+            await act()
+        except (KvshelfError, OSError) as failure:
+            error = str(failure) or type(failure).__name__
+        except asyncio.CancelledError:
+            error = "the gateway ended"
+            raise
+        finally:
+            state = MoveState.DONE if error is None else MoveState.FAILED
+            self._moves[move.id] = replace(move, state=state, error=error, ended_at=self._now())
+            self._announce()
+            self._telemetry.moves.add(1, {KIND: move.kind.value, OUTCOME: state.value, HOST: move.where})
+            log.info(
+                "moved", kind=move.kind.value, document=move.document, tier=move.tier, where=move.where, why=move.why, error=error
+            )
+
+    async def _into_ram(self, version: Version, host: str) -> None:
+        self._ledger.lease(version)
+        try:
+            ids = (await self._prefixes.get(version)).ids
+            keys = self._hosts.know(version, ids)
+            server = self._hosts.get(host)
+            if server is None:
+                raise NotFound("There is no KV server, and so no RAM tier.")
+            if await server.prefetch(ids, version.salt) < len(keys):
+                # Not all of it is on this disk: reading it brings it to RAM as well.
+                await self._reader.read(version, worker=self._worker_of(host))
+        finally:
+            self._ledger.release(version)
+
+    async def _onto_gpu(self, version: Version, worker: str) -> None:
+        host = self._ledger.host_of(worker)
+        if max(self._ledger.ram_share(version, host), self._ledger.disk_share(version, host)) >= 1:
+            await self._reader.touch(version, worker)
+        else:
+            await self._reader.read(version, worker=worker)
+
+    async def _out(self, document: Document, *, ram: bool, disk: bool) -> None:
+        for version in document.versions:
+            keys = self._hosts.know(version, (await self._prefixes.get(version)).ids)
+            await self._hosts.delete(version.salt, keys, ram=ram, disk=disk)
+
+    def _answering(self, document: Document) -> Version:
+        if document.current is None:
+            raise Conflict(f"Document {document.id!r} can't answer yet: it is being read or could not be.", param="document")
+        return document.current
+
+    def _place(self, where: str | None, known: Iterable[str], what: str) -> str:
+        names = sorted(known)
+        if where is None and len(names) == 1:
+            return names[0]
+        if where not in names:
+            raise InvalidRequest(f"Name a {what}: {', '.join(names) or 'there is none'}.", param=what)
+        return where
+
+    def _holder(self, version: Version) -> str:
+        """The host that has most of the version on its disk."""
+        return max(self._ledger.hosts, key=lambda host: (self._ledger.disk_share(version, host), host))
+
+    def _worker_of(self, host: str) -> str:
+        name = next((name for name in self._workers if self._ledger.host_of(name) == host), None)
+        if name is None:
+            raise EngineUnavailable(f"Host {host} has no worker that could read the document.")
+        return name

@@ -1,0 +1,188 @@
+"""Has workers read a version's prefix: in segments, room made first, and seen stored afterwards.
+
+Used for a version that is new (`gateway/ingestion.py`), and again for one whose KV was evicted or damaged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from backends.base import Usage, Worker
+from gateway.disk_keeper import DiskKeeper
+from gateway.documents import Reading, Shelf
+from gateway.hosts import Hosts
+from gateway.pool import WorkerPool
+from gateway.prefixes import PrefixCache, PreparedPrefix
+from observability.telemetry import Telemetry
+from router.documents import Version
+from router.errors import EngineFailed, EngineUnavailable
+from router.pacing import Pace, next_segment
+from router.prompts import suffix_ids
+from router.residency import Ledger
+from router.upstream import body, opening
+
+log = structlog.get_logger("reader")
+
+STORED_WITHIN_S = 30.0
+POLL_S = 0.1
+RETRY_S = 0.5
+
+_CHECK_QUESTION = ({"role": "user", "content": "What is this document about?"},)
+
+Progress = Callable[[int], Awaitable[bool]]
+"""Told how many tokens have been read; False ends the reading there."""
+
+
+class NotKept(EngineFailed):
+    """It was read to its end, and yet the cache does not have it."""
+
+
+class Reader:
+    def __init__(
+        self,
+        shelf: Shelf,
+        pool: WorkerPool,
+        hosts: Hosts,
+        keeper: DiskKeeper,
+        prefixes: PrefixCache,
+        ledger: Ledger,
+        reading: Reading,
+        telemetry: Telemetry,
+        *,
+        model: str,
+        segment_target_s: float,
+        stored_within_s: float = STORED_WITHIN_S,
+    ) -> None:
+        self._shelf = shelf
+        self._pool = pool
+        self._hosts = hosts
+        self._keeper = keeper
+        self._prefixes = prefixes
+        self._ledger = ledger
+        self._reading = reading
+        self._telemetry = telemetry
+        self._model = model
+        self._segment_target_s = segment_target_s
+        self._stored_within_s = stored_within_s
+
+    async def read(self, version: Version, *, start: int = 0, worker: str | None = None, progress: Progress | None = None) -> None:
+        """Have the whole prefix read, stored, and answered from; by this worker where one is named.
+
+        `start`: how many tokens have been read already (a multiple of the chunk size). Raises NotKept,
+        EngineFailed, EngineUnavailable, StorageFull or NotFound where it came to nothing; returns early where `progress` says so.
+        """
+        await self._pool.usable()
+        reader = self._pool.pick(version, worker=worker)
+        host = self._ledger.host_of(reader.name)
+        self._ledger.lease(version)
+        try:
+            prefix = await self._prefixes.get(version)
+            self._hosts.know(version, prefix.ids)
+            await self._keeper.admit(self._shelf.catalog, version, host)
+            try:
+                if not await self._segments(version, prefix, reader, start, progress):
+                    return
+                if not await self._stored(version, prefix, host) or not await self._verified(version, prefix, host):
+                    raise NotKept(
+                        "The document was read, but its KV was not kept. Is the KV server up, and is there room on its disk?"
+                    )
+            finally:
+                self._keeper.settle(version, host)
+        finally:
+            self._ledger.release(version)
+
+    async def touch(self, version: Version, worker: str) -> None:
+        """Have this worker answer one token, so that its GPU tier holds the version afterwards. Raises as `read` does."""
+        self._ledger.lease(version)
+        try:
+            prefix = await self._prefixes.get(version)
+            await self._ask(
+                self._pool.pick(version, worker=worker),
+                body(prefix.opening, self._check_suffix(), salt=version.salt, keep_tokens=version.prefix_tokens, max_tokens=1),
+            )
+        finally:
+            self._ledger.release(version)
+
+    def _check_suffix(self) -> list[int]:
+        return suffix_ids(self._reading.layout, self._reading.tokenizer, _CHECK_QUESTION)
+
+    async def _segments(
+        self, version: Version, prefix: PreparedPrefix, worker: Worker, read: int, progress: Progress | None
+    ) -> bool:
+        """Read on to the end; False where `progress` ended it."""
+        pace = Pace()
+        while read < version.prefix_tokens:
+            end = next_segment(
+                read,
+                version.prefix_tokens,
+                chunk=self._reading.layout.chunk_tokens,
+                pace=pace,
+                target_s=self._segment_target_s,
+                waiting=self._pool.busy(worker),
+            )
+            await self._pool.quiet(worker, at_most_s=self._segment_target_s)
+            started = time.perf_counter()
+            try:
+                await self._ask(
+                    worker, body(opening(self._model, prefix.ids[:end]), (), salt=version.salt, keep_tokens=end, max_tokens=1)
+                )
+            except EngineUnavailable as error:
+                self._pool.failed(worker, str(error))
+                raise
+            except EngineFailed as error:
+                if await self._is_out(worker):
+                    raise EngineUnavailable(str(error)) from error
+                raise
+            pace = pace.after(end - read, time.perf_counter() - started)
+            self._telemetry.read_tokens.add(end - read)
+            read = end
+            if progress is not None and not await progress(read):
+                return False
+        return True
+
+    async def _stored(self, version: Version, prefix: PreparedPrefix, host: str | None) -> bool:
+        """Whether every chunk is seen stored in time. While the KV server is down it is waited for."""
+        server = self._hosts.get(host)
+        deadline = time.monotonic() + self._stored_within_s
+        while not await self._hosts.stored(version, prefix.ids, host):
+            if server is not None and await server.check() is not None:
+                deadline = time.monotonic() + self._stored_within_s
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
+
+    async def _verified(self, version: Version, prefix: PreparedPrefix, host: str | None) -> bool:
+        """Whether a question is answered with the whole prefix from the cache."""
+        question = body(prefix.opening, self._check_suffix(), salt=version.salt, keep_tokens=version.prefix_tokens, max_tokens=1)
+        while True:
+            await self._pool.usable()
+            with suppress(EngineUnavailable):
+                worker = self._pool.pick(version, host=host)
+                try:
+                    usage = await self._ask(worker, question)
+                except EngineFailed:
+                    if await self._is_out(worker):
+                        continue
+                    raise
+                return usage.cached_tokens >= version.prefix_tokens
+            await asyncio.sleep(RETRY_S)
+
+    async def _is_out(self, worker: Worker) -> bool:
+        """Whether the worker that broke a request off is gone, a moment later: then it was no fault of the document."""
+        await asyncio.sleep(RETRY_S)
+        return worker.name in self._pool.problems or await worker.check() is not None
+
+    async def _ask(self, worker: Worker, parts: tuple[bytes, bytes]) -> Usage:
+        """Send one request and read it to its end."""
+        usage = Usage()
+        with self._pool.slot(worker):
+            async with worker.complete(parts) as deltas:
+                async for delta in deltas:
+                    usage = delta.usage or usage
+        return usage

@@ -1,0 +1,83 @@
+"""`POST /v1/documents/{id}/warm` and `/evict`: a document's KV moved between the tiers, as jobs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from litestar import Controller, Request, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from gateway.auth import Principal
+from gateway.documents import Shelf
+from gateway.documents_api import decode
+from gateway.jobs_api import JobView, move_view
+from gateway.moves import Moves
+from router.documents import SHARED, Document
+from router.errors import InvalidRequest
+from router.residency import Tier
+
+T = TypeVar("T")
+
+
+class Warming(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where to: to RAM (of `host`, where there are several), or onto the GPU tier of `worker`."""
+
+    tier: Literal["ram", "gpu"] = "ram"
+    worker: str | None = None
+    host: str | None = None
+
+
+class Evicting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where from. A question after it restores the document from what is left, or reads it again."""
+
+    tier: Literal["ram", "disk", "gpu", "all"] = "all"
+
+
+class TiersController(Controller):
+    path = "/v1/documents/{document_id:str}"
+    tags = ("documents",)
+
+    @post("/warm", status_code=202)
+    async def warm(
+        self,
+        document_id: FromPath[str],
+        shelf: NamedDependency[Shelf],
+        moves: NamedDependency[Moves],
+        request: Request[Any, Principal, Any],
+    ) -> JobView:
+        """Bring the document's KV to RAM, or onto a worker's GPU tier."""
+        document = _changeable(shelf, request.auth, document_id)
+        asked = await _asked(request, Warming)
+        if asked.worker is not None and asked.tier != "gpu":
+            raise InvalidRequest("`worker` goes with the tier `gpu`; RAM is its host's.", param="worker")
+        if asked.host is not None and asked.tier != "ram":
+            raise InvalidRequest("`host` goes with the tier `ram`.", param="host")
+        return move_view(moves.warm(document, Tier(asked.tier), asked.worker or asked.host))
+
+    @post("/evict", status_code=202)
+    async def evict(
+        self,
+        document_id: FromPath[str],
+        shelf: NamedDependency[Shelf],
+        moves: NamedDependency[Moves],
+        request: Request[Any, Principal, Any],
+    ) -> JobView:
+        """Remove the document's KV from RAM, from disk, or from both. The document stays and can be asked."""
+        document = _changeable(shelf, request.auth, document_id)
+        asked = await _asked(request, Evicting)
+        return move_view(moves.evict(document, None if asked.tier == "all" else Tier(asked.tier)))
+
+
+def _changeable(shelf: Shelf, principal: Principal, document_id: str) -> Document:
+    """The document, if this key may move its KV: also one that the operator's catalog file declares."""
+    document = shelf.catalog.find(principal.tenant, document_id)
+    principal.need("share" if document.owner == SHARED else "documents")
+    return document
+
+
+async def _asked(request: Request[Any, Principal, Any], kind: type[T]) -> T:
+    """The body, which may be left out."""
+    body = await request.body()
+    return decode(body or b"{}", kind)
