@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import structlog
+from msgspec import Meta
 from watchfiles import awatch
 
 from backends.extract import text_of
@@ -22,6 +24,7 @@ from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, DocumentId, Owner, check_id
 from router.errors import KvshelfError, StoreUnavailable
 from router.prompts import clean_text
+from router.retention import MAX_TTL_S, Retention
 
 log = structlog.get_logger("catalog")
 
@@ -33,7 +36,11 @@ _Stamp = tuple[int, int, int] | None
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One declared document. Without `tenant` it is shared by all."""
+    """One declared document. Without `tenant` it is shared by all.
+
+    `pinned`: its KV is kept whatever else needs the room. `ttl_s`: it is kept for so long, from when the entry came to
+    say so or its text changed.
+    """
 
     id: str
     file: Path
@@ -42,8 +49,12 @@ class Entry(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     tenant: str | None = None
+    pinned: bool = False
+    ttl_s: Annotated[float, Meta(gt=0, le=MAX_TTL_S)] | None = None
 
     def __post_init__(self) -> None:
+        if self.pinned and self.ttl_s is not None:
+            raise ValueError("a pinned document has no TTL: leave out `pinned` or `ttl_s`")
         try:
             check_id(self.id)
             check_id(self.tenant or "x", what="tenant")
@@ -60,6 +71,7 @@ class Declared(msgspec.Struct, frozen=True):
     id: DocumentId
     text: str
     descriptor: Descriptor
+    retention: Retention
 
 
 def load(path: Path) -> list[Declared]:
@@ -86,7 +98,9 @@ def _texts(path: Path, entries: Iterable[Entry]) -> list[Declared]:
         if (owner, entry.id) in declared:
             problems.append(f"{at}: declared twice")
         descriptor = Descriptor(entry.title or guess_title(text, entry.id), entry.summary, entry.tags, entry.questions)
-        declared[owner, entry.id] = Declared(owner, DocumentId(entry.id), text, descriptor)
+        # Applying a file again is no new beginning for the TTLs in it.
+        retention = Retention(pinned=entry.pinned, ttl_s=entry.ttl_s, again=False)
+        declared[owner, entry.id] = Declared(owner, DocumentId(entry.id), text, descriptor, retention)
     if problems:
         raise ConfigError(problems)
     return list(declared.values())
@@ -132,7 +146,7 @@ class CatalogWatcher:
         problems = []
         for entry in declared:
             try:
-                await self._shelf.put(entry.owner, entry.id, entry.text, entry.descriptor, source=SOURCE)
+                await self._shelf.put(entry.owner, entry.id, entry.text, entry.descriptor, source=SOURCE, retention=entry.retention)
             except StoreUnavailable:
                 raise
             except KvshelfError as error:

@@ -1,4 +1,4 @@
-"""`kvshelf documents`: add (with progress), list, show, remove."""
+"""`kvshelf documents`: add (with progress), list, show, pin, unpin, remove."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from backends.extract import text_of
 from gateway.cli.client import Client, connected
 from router.documents import slug
 from router.errors import KvshelfError
+from router.retention import MAX_TTL_S
 
 OUT = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
 ERR = Console(stderr=True, highlight=False)
+PINNED = {"pinned": True, "ttl_s": None}
+"""A pin from the command line ends a TTL: the gateway refuses to have both."""
 
 
 def reading_progress() -> Progress:
@@ -48,7 +51,7 @@ async def follow(client: Client, job: str, progress: Progress, bar: TaskID) -> d
 
 @click.group()
 def documents() -> None:
-    """Add, list, show and remove documents."""
+    """Add, list, show, pin and remove documents."""
 
 
 @documents.command()
@@ -56,22 +59,42 @@ def documents() -> None:
 @click.option("--id", "document_id", help="The document's id; by default made from the file's name. One FILE only.")
 @click.option("--title", help="By default the document's first heading. One FILE only.")
 @click.option("--shared", is_flag=True, help="For all tenants (the key needs the scope `share`).")
+@click.option("--pin", is_flag=True, help="Keep its KV whatever else needs the room. Ends a TTL that it has.")
+@click.option(
+    "--ttl",
+    "ttl_s",
+    type=click.FloatRange(min=0, max=MAX_TTL_S, min_open=True),
+    metavar="SECONDS",
+    help="Keep its KV for so long, then answer cold. Ends a pin that it has.",
+)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until they are read.")
 @click.option("--json", "as_json", is_flag=True)
 @connected
 async def add(
-    client: Client, files: tuple[Path, ...], document_id: str | None, title: str | None, shared: bool, wait: bool, as_json: bool
+    client: Client,
+    files: tuple[Path, ...],
+    document_id: str | None,
+    title: str | None,
+    shared: bool,
+    pin: bool,
+    ttl_s: float | None,
+    wait: bool,
+    as_json: bool,
 ) -> None:
     """Add FILES (text or Markdown, UTF-8), or replace the content of documents of the same ids."""
     if len(files) > 1 and (document_id or title):
         raise click.UsageError("--id and --title go with one file.")
+    if pin and ttl_s is not None:
+        raise click.UsageError("A pinned document has no TTL: give --pin or --ttl.")
+    # The one that is given counts, whatever the document had; where none is, that stays.
+    kept = PINNED if pin else {"pinned": False, "ttl_s": ttl_s} if ttl_s is not None else {}
     ids = [document_id or slug(file.stem) for file in files]
     if twice := sorted({name for name in ids if name and ids.count(name) > 1}):
         raise click.UsageError(
             f"Several files would become the same document ({', '.join(twice)}): add them one by one, with --id."
         )
     # All are read before the first is sent: a file that can't be added leaves nothing half done.
-    bodies = [_body(file, name, title, shared) for file, name in zip(files, ids, strict=True)]
+    bodies = [_body(file, name, title, shared) | kept for file, name in zip(files, ids, strict=True)]
     added = []
     for file, body in zip(files, bodies, strict=True):
         try:
@@ -118,7 +141,7 @@ async def list_documents(client: Client, as_json: bool) -> None:
         click.echo(json.dumps(found))
         return
     table = Table()
-    for column in ("id", "title", "tokens", "state", "shared"):
+    for column in ("id", "title", "tokens", "state", "shared", "kept"):
         table.add_column(column)
     for document in found:
         table.add_row(
@@ -127,8 +150,17 @@ async def list_documents(client: Client, as_json: bool) -> None:
             str(document["document_tokens"]),
             document["state"],
             "yes" if document["shared"] else "",
+            _kept(document),
         )
     OUT.print(table)
+
+
+def _kept(document: dict[str, Any]) -> str:
+    if document["pinned"]:
+        return "pinned"
+    if document["expired"]:
+        return "expired"
+    return f"until {document['expire_at'][:16].replace('T', ' ')} UTC" if document["expire_at"] else ""
 
 
 @documents.command()
@@ -143,6 +175,26 @@ async def show(client: Client, document_id: str, as_json: bool) -> None:
         return
     for name, value in document.items():
         OUT.print(f"{name:<16}{value}", soft_wrap=True)
+
+
+@documents.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@connected
+async def pin(client: Client, ids: tuple[str, ...]) -> None:
+    """Keep documents' KV whatever else needs the room. Ends a TTL that they have."""
+    for document_id in ids:
+        await client.json("PATCH", f"/v1/documents/{document_id}", json=PINNED)
+        OUT.print(f"{document_id}: pinned")
+
+
+@documents.command()
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@connected
+async def unpin(client: Client, ids: tuple[str, ...]) -> None:
+    """Let documents' KV go where others need the room more."""
+    for document_id in ids:
+        await client.json("PATCH", f"/v1/documents/{document_id}", json={"pinned": False})
+        OUT.print(f"{document_id}: unpinned")
 
 
 @documents.command()

@@ -110,6 +110,18 @@ async def test_the_same_content_again_is_200_and_not_read_again(gateway: Gateway
     assert len(gateway.workers[0].bodies) == bodies
 
 
+async def test_a_text_that_is_taken_back_is_found_by_what_was_told_with_it(gateway: Gateway) -> None:
+    """The version that answers goes on, but what is told of the document has changed since it was learnt."""
+    await gateway.add("# One\n\nThe heating is old.", id="one")
+    await gateway.add(LEASE, id="lease")
+    gateway.workers[0].problem = "is not up yet"
+    told = {"id": "lease", "title": "Lease", "questions": ["Who repairs the heating?"]}
+    await gateway.add("Another text.", ready=False, **told)
+    again = await gateway.json("POST", "/v1/documents", json={"text": LEASE, **told})
+    assert (again["state"], again["job"]) == ("ready", None)
+    assert (await gateway.json("POST", "/v1/route", json={"question": "Who repairs the heating?"}))["document"] == "lease"
+
+
 async def test_the_same_document_posted_fifty_times_at_once_is_one_prefill(gateway: Gateway) -> None:
     body = {"id": "lease", "text": LEASE}
     added = await asyncio.gather(*(gateway.json("POST", "/v1/documents", json=body, status=202) for _ in range(50)))
