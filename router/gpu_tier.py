@@ -70,11 +70,12 @@ class GpuTier:
 
     def _run(self, salt: Salt) -> int:
         """How many blocks stand in a row from the first."""
+        counts = self._counts.get(salt)
+        if counts is None:
+            return 0
         run = self._runs.get(salt)
         if run is None:
-            counts = self._counts.get(salt, Counter())
-            run = next((number for number in range(len(counts)) if number not in counts), len(counts))
-            self._runs[salt] = run
+            run = self._runs[salt] = next((number for number in range(len(counts)) if number not in counts), len(counts))
         return run
 
     def check(self) -> None:

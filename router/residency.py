@@ -156,8 +156,8 @@ class Ledger:
                 found.append(Holding(Tier.GPU, worker, share, round(share * version.prefix_tokens * self._token_bytes)))
         for tier, hosts in ((Tier.RAM, self._ram), (Tier.DISK, self._disk)):
             for host, chunks in hosts.items():
-                if size_bytes := chunks.size_bytes(version.salt):
-                    found.append(Holding(tier, host, self._share(version, chunks), size_bytes))
+                if version.salt in chunks.salts:  # its size may not be known
+                    found.append(Holding(tier, host, self._share(version, chunks), chunks.size_bytes(version.salt)))
         return tuple(found)
 
     def check(self) -> None:
