@@ -91,7 +91,10 @@ class DiskFiles:
             sizes = self.sizes(keys, salt)
             usual = self._chunk_bytes or max(sizes.values(), default=0)
             return Damage(tuple(key for key, size in sizes.items() if size != usual))
-        seal = Seal(self._key_path.read_bytes(), salt)
+        master_key = self._key_path.read_bytes()
+        if not master_key:
+            raise OSError(f"{self._key_path} is empty")  # or every file would look damaged
+        seal = Seal(master_key, salt)
         damaged, read_bytes = [], 0
         for key in keys:
             try:

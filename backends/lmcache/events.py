@@ -132,11 +132,13 @@ class CacheEventReceiver:
             return "stale"
         if batch.incarnation == server.incarnation and batch.seq <= server.seq:
             return "duplicates"
-        expected = server.seq + 1 if batch.incarnation == server.incarnation else 1
-        if batch.incarnation != server.incarnation or batch.seq != expected:
-            log.info("kv_server_events_restarted", server=batch.instance_id, expected=expected, got=batch.seq)
+        if batch.incarnation != server.incarnation:
+            server.incarnation, server.seq = batch.incarnation, 0
             self._ledger.forget_ram(batch.instance_id)
-        server.incarnation, server.seq = batch.incarnation, batch.seq
+        if batch.seq != server.seq + 1:
+            log.info("kv_server_events_missed", server=batch.instance_id, expected=server.seq + 1, got=batch.seq)
+            self._ledger.forget_ram(batch.instance_id)
+        server.seq = batch.seq
         self._apply(batch)
         return "applied"
 

@@ -7,6 +7,7 @@ is a look at the server or at the files.
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -140,21 +141,19 @@ class LMCacheServer:
     # --- the server
 
     async def prefetch(self, ids: Sequence[int], salt: Salt) -> int:
-        """Asks once, and where not all was found, for shorter prefixes until it is known how far it goes without a gap.
-
-        LMCache counts the chunks that it found wherever they stand in the prefix, those that were in RAM already among
-        them. Raises OSError, TimeoutError (one of them) where it takes longer than `prefetch_s`.
+        """LMCache loads what one call asks for as a whole or, where a file is damaged or RAM is short, not at all; and it
+        counts what it found wherever that stands. So the prefix is asked for whole, and where that fails in ever smaller
+        steps, until it is known how far it goes without a gap. Raises TimeoutError (an OSError) after `prefetch_s`.
         """
         async with asyncio.timeout(self._prefetch_s):
-            # All of the first `whole` chunks are in RAM; of the first `broken`, not all are.
-            whole, broken = 0, len(ids) // self._chunk_tokens + 1
-            ask = broken - 1
-            while ask > whole:
+            whole, total = 0, len(ids) // self._chunk_tokens
+            step = total
+            while step and whole < total:
+                ask = min(whole + step, total)
                 if await self._prefetch(ids[: ask * self._chunk_tokens], salt) >= ask:
                     whole = ask
                 else:
-                    broken = ask
-                ask = (whole + broken) // 2
+                    step //= 2
             return whole
 
     async def delete(self, keys: Sequence[ChunkKey], salt: Salt, *, ram: bool = True, disk: bool = True) -> None:
@@ -218,7 +217,8 @@ class LMCacheServer:
     async def _ask(self, method: str, path: str, answer: type[Answer], body: object = None) -> Answer:
         """Raises OSError for whatever is no answer of this form."""
         what = f"{method} {path.partition('?')[0]}"
-        data = msgspec.json.encode(body) if body is not None else None
+        # As a file, which aiohttp sends in parts: a long prefix's ids are megabytes.
+        data = io.BytesIO(msgspec.json.encode(body)) if body is not None else None
         headers = {"content-type": "application/json"} if data is not None else {}
         try:
             async with self._session.request(method, self._url + path, data=data, headers=headers, timeout=TIMEOUT) as response:

@@ -185,6 +185,10 @@ class LocalStack:
             raise LocalEngineError(report.problems)
         for remark in report.remarks:
             self._on_event(remark)
+        if not self._settings.encrypted:
+            self._on_event(
+                "`engine.local.encrypted` is false: the disk tier is stored plain, and a damaged file gives wrong answers"
+            )
         return report.versions
 
     def _prepare_folders(self) -> None:

@@ -25,7 +25,7 @@ def machine(tmp_path: Path) -> Machine:
     model.mkdir()
     (model / "config.json").write_text(json.dumps({"max_position_embeddings": 8192}), "utf-8")
     (model / "tokenizer.json").write_text("{}", "utf-8")
-    worker, lmcache, http, events = free_ports(2), free_ports(1), free_ports(1), free_ports(1)
+    worker, lmcache, http, events = free_ports(2), free_ports(1), free_ports(1), free_ports(2)
     settings = LocalEngine(
         python=python,
         disk_path=folder / "kv",
@@ -34,6 +34,7 @@ def machine(tmp_path: Path) -> Machine:
         lmcache_port=lmcache,
         lmcache_http_port=http,
         kv_events_port=events,
+        kv_server_events_port=events + 1,
         kv_space_gib=0.01,
         ram_gib=0.01,
     )

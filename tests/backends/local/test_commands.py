@@ -25,8 +25,8 @@ ENVIRONMENT = {
 }
 
 
-def server() -> commands.Command:
-    return commands.lmcache_server(SETTINGS, chunk_tokens=256, key_path=Path("/data/kv.key"), environment=ENVIRONMENT)
+def server(settings: LocalEngine = SETTINGS) -> commands.Command:
+    return commands.lmcache_server(settings, chunk_tokens=256, key_path=Path("/data/kv.key"), environment=ENVIRONMENT)
 
 
 def worker(number: int = 1, settings: LocalEngine = SETTINGS, cores: tuple[int, ...] = (0, 1)) -> commands.Command:
@@ -55,6 +55,21 @@ def test_lmcache_server() -> None:
     }
     assert command.ready_url == "http://127.0.0.1:8180/healthcheck"
     assert command.first_question is None
+
+
+def test_lmcache_reports_to_the_gateway_what_its_ram_holds() -> None:
+    command = server()
+    assert value(command, "--coordinator-url") == "http://127.0.0.1:5558"
+    assert value(command, "--coordinator-advertise-ip") == "127.0.0.1"
+    assert value(command, "--instance-id") == command.name
+    assert "--coordinator-event-reporting" in command.argv
+    assert float(value(command, "--coordinator-event-flush-interval")) < 1
+    assert float(value(command, "--coordinator-heartbeat-interval")) > 0
+
+
+def test_a_disk_tier_may_be_stored_plain() -> None:
+    disk = json.loads(value(server(msgspec.structs.replace(SETTINGS, encrypted=False)), "--l2-adapter"))
+    assert disk == {"type": "fs", "base_path": "/data/kv"}
 
 
 def test_worker() -> None:
@@ -116,6 +131,7 @@ def test_ports_are_named_after_their_settings() -> None:
         "worker_port (worker-1)": 8101,
         "worker_port (worker-2)": 8102,
     }
+    assert commands.gateway_ports(SETTINGS) == {"kv_events_port": 5557, "kv_server_events_port": 5558}
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,10 @@ def test_ports_are_given_twice_or_too_high(machine: Machine) -> None:
     settings = machine.settings
     text = only(problems(machine, lmcache_port=settings.kv_events_port))
     assert "both `kv_events_port` and `lmcache_port`" in text
+    text = only(problems(machine, worker_port=settings.kv_server_events_port))
+    assert "both `kv_server_events_port` and `worker_port (worker-1)`" in text
+    text = only(problems(machine, kv_server_events_port=settings.kv_events_port))
+    assert "both `kv_events_port` and `kv_server_events_port`" in text
     assert "above 65535" in only(problems(machine, worker_port=65535))
 
 

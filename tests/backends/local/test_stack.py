@@ -63,6 +63,14 @@ async def test_every_problem_is_said_before_anything_starts(lab: Lab) -> None:
     assert lab.machine.journal() == []
 
 
+async def test_a_disk_tier_that_is_stored_plain_is_warned_of(lab: Lab) -> None:
+    await lab.stack(workers=1).start()
+    assert not [line for line in lab.events.lines if "stored plain" in line]
+    await lab.stacks[0].stop()
+    await lab.stack(workers=1, encrypted=False).start()
+    assert len([line for line in lab.events.lines if "stored plain" in line]) == 1
+
+
 async def test_a_worker_that_dies_comes_back(lab: Lab) -> None:
     stack = lab.stack(workers=1)
     await stack.start()
