@@ -82,7 +82,7 @@ def make_room(disk: Disk, kept: Iterable[Kept], need_bytes: int) -> Room | NoRoo
     could_go = [one for one in everything if one.exempt is None]
     at_most = room + sum(one.size_bytes for one in could_go)
     if at_most < need_bytes:
-        return NoRoom(need_bytes, at_most, _holders(everything))
+        return NoRoom(need_bytes, at_most, _holders(everything, disk.promised_bytes))
     slack = 0 if disk.budget_bytes is None else round(disk.budget_bytes * (1 - disk.low_watermark))
     evict = []
     for one in could_go:
@@ -93,8 +93,8 @@ def make_room(disk: Disk, kept: Iterable[Kept], need_bytes: int) -> Room | NoRoo
     return Room(tuple(evict))
 
 
-def _holders(kept: Sequence[Kept]) -> dict[Exempt, int]:
-    holders: dict[Exempt, int] = {}
+def _holders(kept: Sequence[Kept], promised_bytes: int) -> dict[Exempt, int]:
+    holders = {Exempt.WRITING: promised_bytes} if promised_bytes else {}
     for one in kept:
         if one.exempt is not None:
             holders[one.exempt] = holders.get(one.exempt, 0) + one.size_bytes
