@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from inspect import isawaitable
 from pathlib import Path
@@ -58,19 +59,27 @@ class Gateway:
         workers: int = 1,
         store: Store | None = None,
         host: FakeHost | None = None,
+        hosts: Sequence[FakeHost] = (),
         versions: Mapping[str, str] | None = None,
+        now: Callable[[], float] = time.time,
         **changes: Any,
     ) -> None:
-        """`store` and `host` of an earlier gateway: a restart. `versions`: the engine's. `changes`: of `config`."""
+        """`store` and `host` of an earlier gateway: a restart. `versions`: the engine's. `changes`: of `config`.
+
+        `hosts`: where there are several; the workers are on them in turn.
+        """
         self.config = config(folder, **changes)
         self.store = store or MemoryStore()
-        self.host = host or FakeHost()
-        self.kv_server = FakeKVServer(self.host)
-        self.workers = [FakeWorker(f"worker-{number}", self.host) for number in range(1, workers + 1)]
+        self.hosts = list(hosts) or [host or FakeHost()]
+        self.host = self.hosts[0]
+        self.kv_servers = [FakeKVServer(each) for each in self.hosts]
+        self.kv_server = self.kv_servers[0]
+        self.workers = [FakeWorker(f"worker-{number + 1}", self.hosts[number % len(self.hosts)]) for number in range(workers)]
         self.embedder = FakeEmbedder()
         self.spans = InMemorySpanExporter()
         self.telemetry = Telemetry(span_processor=SimpleSpanProcessor(self.spans))
         self.versions = versions or {"vllm": "0", "lmcache": "0"}
+        self.now = now
         self.app: Litestar
         self.url = ""
         self.session: aiohttp.ClientSession
@@ -83,10 +92,10 @@ class Gateway:
         parts = Parts(
             store=self.store,
             workers=tuple(self.workers),
-            kv_servers=(self.kv_server,),
-            hosts={worker.name: self.kv_server.name for worker in self.workers},
+            kv_servers=tuple(self.kv_servers),
+            hosts={worker.name: worker.host.name for worker in self.workers},
             token_bytes=CHUNK_BYTES / CHUNK,
-            observers=(self.host.observe,),
+            observers=tuple(host.observe for host in self.hosts),
             embedder=self.embedder,
             tokenizer=simple(),
             versions=self.versions,
@@ -94,7 +103,7 @@ class Gateway:
             telemetry=self.telemetry,
         )
         try:
-            self.app = create_app(self.config, parts)
+            self.app = create_app(self.config, parts, now=self.now)
             async with serving(self.app) as self.url:
                 async with aiohttp.ClientSession() as self.session:
                     yield self
