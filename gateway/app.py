@@ -30,7 +30,7 @@ from gateway.classifier import Classifier
 from gateway.cold import ColdQuestions
 from gateway.config import Config
 from gateway.disk_keeper import DiskKeeper
-from gateway.documents import Reading, Shelf
+from gateway.documents import Shelf
 from gateway.documents_api import DocumentsController
 from gateway.errors import HANDLERS
 from gateway.gauges import observe
@@ -44,7 +44,10 @@ from gateway.parts import Parts
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache
 from gateway.reader import Reader
+from gateway.reading import Reading
 from gateway.reaper import Reaper
+from gateway.renewal import Renewal
+from gateway.scrubber import Scrubber
 from gateway.server import CLOSE_STREAMS
 from gateway.tiers_api import TiersController
 from gateway.uses import Uses
@@ -73,7 +76,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
     hosts = Hosts(parts.kv_servers, ledger, check_interval_s=engine.check_interval_s)
     pool = WorkerPool(parts.workers, ledger, capacity=engine.capacity, check_interval_s=engine.check_interval_s)
     uses = Uses(parts.store, now=now)
-    keeper = DiskKeeper(hosts, ledger, uses, config.disk, telemetry, token_bytes=parts.token_bytes)
+    keeper = DiskKeeper(hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes)
     classifier = Classifier(
         parts.store,
         parts.embedder,
@@ -97,12 +100,24 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         segment_target_s=config.ingestion.segment_target_s,
     )
     ingestion = Ingestion(shelf, pool, reader, telemetry)
+    renewal = Renewal(shelf, uses)
     reaper = Reaper(parts.store, shelf, ledger, prefixes, classifier, hosts)
     moves = Moves(shelf, reader, hosts, prefixes, ledger, telemetry, workers=[worker.name for worker in parts.workers], now=now)
     housekeeper = Housekeeper(parts.store, shelf, hosts, keeper, moves, ledger, config.disk, now=now)
     catalog_watcher = CatalogWatcher(config.catalog, shelf)
     cold = ColdQuestions(hosts, keeper)
-    asker = Asker(shelf, pool, hosts, cold, prefixes, ledger, reading, telemetry, now=now)
+    scrubber = Scrubber(
+        shelf,
+        pool,
+        hosts,
+        prefixes,
+        reader,
+        ledger,
+        telemetry,
+        bytes_per_s=config.disk.scrub_mib_per_s * 2**20,
+        chunk_tokens=engine.chunk_tokens,
+    )
+    asker = Asker(shelf, pool, hosts, cold, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
     chat = ChatHandler(
         shelf,
         classifier,
@@ -123,7 +138,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         await catalog_watcher.apply()
         running = [
             *(part.watch() for part in (pool, hosts, catalog_watcher)),
-            *(part.run() for part in (ingestion, reaper, housekeeper, uses)),
+            *(part.run() for part in (ingestion, reaper, housekeeper, renewal, scrubber, uses)),
             *(observer(ledger) for observer in parts.observers),
         ]
         tasks = [asyncio.ensure_future(_watched(task)) for task in running]

@@ -19,10 +19,11 @@ import structlog
 from backends.base import Delta, Worker
 from gateway.cold import ColdQuestions
 from gateway.course import Chosen, Course
-from gateway.documents import Reading, Shelf
+from gateway.documents import Shelf
 from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache, PreparedPrefix
+from gateway.reading import Reading
 from observability.telemetry import Telemetry
 from router.documents import Salt, Version
 from router.errors import EngineFailed, EngineUnavailable
@@ -78,9 +79,12 @@ class Asker:
         reading: Reading,
         telemetry: Telemetry,
         *,
+        suspect: Callable[[Version], None],
         now: Callable[[], float],
     ) -> None:
+        """`suspect` is told of a version of which less was met than was believed to be there."""
         self._shelf = shelf
+        self._suspect = suspect
         self._pool = pool
         self._hosts = hosts
         self._cold = cold
@@ -98,6 +102,8 @@ class Asker:
             laid_out = await self._lay_out(question, chosen.version)
             async with self._deltas(question, laid_out, chosen, course) as deltas:
                 yield deltas
+            if course.met_too_little:
+                self._suspect(chosen.version)
         finally:
             self._ledger.release(chosen.version)
 

@@ -108,9 +108,11 @@ class ChatHandler:
             if not isinstance(decision, Route):
                 raise _unrouted(decision)
             document, score = self._shelf.catalog.find(principal.tenant, decision.document), decision.score
-        if document.current is not None:
-            return Chosen(document, document.current, score)
-        version = document.incoming
+        # A stale document is read by its question, if nothing else has done it yet: late, but never refused.
+        stale = self._shelf.is_stale(document)
+        version = await self._shelf.renew(document.owner, document.id) if stale else document.answering
+        if version is not None and (version.state is VersionState.READY or (stale and version.state is not VersionState.FAILED)):
+            return Chosen(document, version, score)
         if version is None or version.state is VersionState.FAILED:
             why = version.error if version is not None else "it has no content"
             raise NotReady(

@@ -40,6 +40,13 @@ class Course:
     def first_token(self) -> None:
         self.first_token_s = time.perf_counter() - self.started
 
+    @property
+    def met_too_little(self) -> bool:
+        """Whether the prefix, believed to be whole in some tier, was met in part only. False until the usage is known."""
+        believed = self.tier in (Tier.GPU, Tier.RAM, Tier.DISK)
+        known = self.usage.prompt_tokens > 0 and self.chosen is not None
+        return believed and known and self.usage.cached_tokens < (self.chosen.version.prefix_tokens if self.chosen else 0)
+
     def report(self, telemetry: Telemetry, tenant: TenantId) -> None:
         """Write the span's attributes and the metrics, however the question ended."""
         tier, routing = self.tier.value, self.chosen.routing if self.chosen else "none"
@@ -74,5 +81,5 @@ class Course:
                 names.COMPLETION_TOKENS: usage.completion_tokens,
             }
         )
-        if (usage.cached_tokens >= self.chosen.version.prefix_tokens) != (self.tier is not Tier.NONE):
+        if self.met_too_little or (self.tier is Tier.NONE and usage.cached_tokens >= self.chosen.version.prefix_tokens):
             telemetry.tier_misbeliefs.add(1, {names.TIER: self.tier.value})

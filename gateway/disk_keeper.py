@@ -14,6 +14,7 @@ import structlog
 
 from gateway.config import Disk as DiskConfig
 from gateway.hosts import Hosts
+from gateway.reading import Reading
 from gateway.uses import Uses
 from observability.telemetry import HOST, Telemetry
 from router.budget import Disk, Exempt, Kept, NoRoom, make_room
@@ -28,12 +29,21 @@ GIB = 2**30
 
 class DiskKeeper:
     def __init__(
-        self, hosts: Hosts, ledger: Ledger, uses: Uses, config: DiskConfig, telemetry: Telemetry, *, token_bytes: float
+        self,
+        hosts: Hosts,
+        ledger: Ledger,
+        uses: Uses,
+        reading: Reading,
+        config: DiskConfig,
+        telemetry: Telemetry,
+        *,
+        token_bytes: float,
     ) -> None:
         """`token_bytes`: what a token's KV takes on the disk; 0 where that isn't known, and nothing is then counted ahead."""
         self._hosts = hosts
         self._ledger = ledger
         self._uses = uses
+        self._reading = reading
         self._config = config
         self._telemetry = telemetry
         self._token_bytes = token_bytes
@@ -130,8 +140,8 @@ class DiskKeeper:
         )
 
     def _kept(self, catalog: Catalog, host: str) -> Iterator[Kept]:
-        """Everything on the host's disk. What no document has goes first."""
-        owners = {version.salt: (document, version) for document in catalog for version in document.versions}
+        """Everything on the host's disk. What no document can use goes first."""
+        owners = {v.salt: (document, v) for document in catalog for v in document.versions if self._reading.reads(v)}
         for salt, size_bytes in self._ledger.disk(host).salts.items():
             document, version = owners.get(salt, (None, None))
             used_at = max(self._uses.last((document.owner, document.id)), version.created_at) if document and version else 0.0

@@ -7,18 +7,17 @@ clearing what nothing points to any more `gateway/reaper.py`'s; both wait for `c
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 
-from backends.base import Content, Store
+from backends.base import Store
 from backends.extract import NotText
 from gateway.classifier import Classifier
+from gateway.reading import Reading
 from router.documents import (
     Catalog,
     Descriptor,
@@ -30,24 +29,12 @@ from router.documents import (
     VersionId,
     VersionState,
     content_digest,
-    version_salt,
 )
 from router.errors import DocumentTooLong, InvalidRequest, NotFound, StoreUnavailable
-from router.prompts import Prefix, PromptLayout, Tokenizer, clean_text, ids_to_bytes, prefix_of
+from router.prompts import clean_text
 from router.retention import KEPT, Retention, refreshed, retain
 
 log = structlog.get_logger("documents")
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """What every version is made by: the tokenizer and layout, the engine's fingerprint, and the limits (tokens)."""
-
-    tokenizer: Tokenizer
-    layout: PromptLayout
-    fingerprint: str
-    secret: bytes
-    context_tokens: int
-    reserve_tokens: int
 
 
 class Shelf:
@@ -82,19 +69,34 @@ class Shelf:
         self._announce()
 
     async def load(self) -> None:
-        """Take the stored catalog up. Versions of another engine or layout, and failed ones, are made anew from their stored text."""
+        """Take the stored catalog up. What was to be read and can't be as it is stored is made anew from its text.
+
+        A version that answered and is stale now stays: `renew` replaces it, at the first question or in its turn.
+        """
         for document in await self._store.documents():
             self._show(document)
         for document in tuple(self.catalog):
-            version = document.incoming or document.current
-            if version is not None and version.fingerprint != self._reading.fingerprint:
-                log.info("version_stale", document=document.id, reason="the engine's fingerprint changed")
-                await self._renew(replace(document, current=None, incoming=None), version)
-                continue
             if document.current is not None:
                 await self._classifier.recall(document.current.id, document.descriptor)
-            if version is not None and version.state is VersionState.FAILED:
-                await self._renew(document, version)
+            version = document.incoming
+            if version is not None and (version.state is VersionState.FAILED or not self._reading.reads(version)):
+                await self._make_anew(replace(document, incoming=None), version)
+
+    def is_stale(self, document: Document) -> bool:
+        """Whether the version that answers was read by another engine: its KV can't be used any more."""
+        return document.current is not None and not self._reading.reads(document.current)
+
+    async def renew(self, owner: Owner, document_id: DocumentId) -> Version | None:
+        """The version that answers for a document that is stale: its content, to be read by the engine as it is now.
+
+        Made if it isn't there yet; None where the document was removed. Raises StoreUnavailable.
+        """
+        document = self.catalog.get(owner, document_id)
+        if document is not None and document.incoming is None and document.current is not None and self.is_stale(document):
+            log.info("version_stale", document=document.id, reason="the engine's fingerprint changed")
+            await self._make_anew(document, document.current)
+            document = self.catalog.get(owner, document_id)
+        return (document.incoming or document.current) if document is not None else None
 
     async def put(
         self,
@@ -105,12 +107,13 @@ class Shelf:
         *,
         source: str = "api",
         retention: Retention = KEPT,
+        needs_room: bool = True,
     ) -> Document:
         """Make this text the document's content: a new document, a new version, or nothing where it is the same.
 
         The version that answers goes on answering until the new one is ready. Raises InvalidRequest for an empty
-        text and a retention that can't be, NotText for a text with NULs, and DocumentTooLong for one that leaves no room
-        to answer.
+        text and a retention that can't be, NotText for a text with NULs, DocumentTooLong for one that leaves no room to
+        answer, and StorageFull where the disk tier has none (unless its room isn't needed at once).
         """
         text = clean_text(raw)
         if "\0" in text:  # PostgreSQL stores none
@@ -130,19 +133,10 @@ class Shelf:
                     return before
                 is_told = same.descriptor != before.descriptor or same.incoming is not before.incoming
                 return await self._save(replace(same, updated_at=now), text if is_told else "")
-            prefix = await asyncio.to_thread(prefix_of, self._reading.layout, self._reading.tokenizer, text)
-            self._check_length(prefix)
-            await self._need_room(self.catalog, len(prefix.ids))
-            now = self.now()
-            version = Version(
-                id=VersionId(uuid.uuid4().hex),
-                digest=digest,
-                fingerprint=self._reading.fingerprint,
-                salt=version_salt(self._reading.secret, owner, document_id, digest, self._reading.fingerprint),
-                document_tokens=prefix.document_tokens,
-                prefix_tokens=len(prefix.ids),
-                created_at=now,
-            )
+            version, content = await asyncio.to_thread(self._reading.version, owner, document_id, text, self.now())
+            if needs_room:
+                await self._need_room(self.catalog, version.prefix_tokens)
+            now = version.created_at
             document = replace(
                 before or Document(owner=owner, id=document_id, descriptor=descriptor, created_at=now),
                 descriptor=descriptor,
@@ -151,7 +145,7 @@ class Shelf:
                 updated_at=now,
             )
             document = retain(document, retention, now=now, new_content=_is_new(digest, before))
-            await self._store.add_version(document, version, Content(text, ids_to_bytes(prefix.ids)))
+            await self._store.add_version(document, version, content)
             self._show(document)
             log.info("version_added", document=document_id, version=version.id, prefix_tokens=version.prefix_tokens)
             return document
@@ -232,16 +226,17 @@ class Shelf:
 
     # --- inside
 
-    async def _renew(self, document: Document, version: Version) -> None:
+    async def _make_anew(self, document: Document, version: Version) -> None:
         """Make the content of this version, which can't answer, the document's again; it stays, failed, where that can't be."""
         self._show(document)
-        text = (await self._store.content(version.id)).text
         try:
-            await self.put(document.owner, document.id, text, document.descriptor, source=document.source)
+            text = (await self._store.content(version.id)).text
+            await self.put(document.owner, document.id, text, document.descriptor, source=document.source, needs_room=False)
         except DocumentTooLong as error:
             failed = replace(version, state=VersionState.FAILED, error=str(error))
             await self._store.update_version(failed)
-            await self._save(replace(document, incoming=failed), "")
+            current = document.current if document.current is not version else None
+            await self._save(replace(document, current=current, incoming=failed), "")
 
     def _unchanged(self, before: Document, digest: str) -> Document | None:
         """The document as it should stay if this content is its current or coming one already, else None."""
@@ -250,25 +245,13 @@ class Shelf:
             return (
                 version is not None
                 and version.digest == digest
-                and version.fingerprint == self._reading.fingerprint
+                and self._reading.reads(version)
                 and version.state is not VersionState.FAILED
             )
 
         if is_it(before.incoming):
             return before
         return replace(before, incoming=None) if is_it(before.current) else None
-
-    def _check_length(self, prefix: Prefix) -> None:
-        limit = self._reading.context_tokens - self._reading.reserve_tokens
-        if len(prefix.ids) > limit:
-            raise DocumentTooLong(
-                f"The document takes {len(prefix.ids)} tokens; the model reads at most {limit} "
-                f"(its context of {self._reading.context_tokens} less {self._reading.reserve_tokens} for question and answer). "
-                "Split it, or serve a model with a larger context.",
-                tokens=len(prefix.ids),
-                limit=limit,
-                param="text",
-            )
 
     async def _save(self, document: Document, text: str) -> Document:
         await self._store.put_document(document)

@@ -43,7 +43,7 @@ class DocumentsController(Controller):
     ) -> DocumentList:
         """Every document that this key's tenant may ask."""
         return DocumentList(
-            [document_view(document, shelf.now(), ledger) for document in shelf.catalog.visible_to(request.auth.tenant)]
+            [_view(shelf, ledger, document) for document in shelf.catalog.visible_to(request.auth.tenant)]
         )
 
     @get("/{document_id:str}")
@@ -54,7 +54,7 @@ class DocumentsController(Controller):
         ledger: NamedDependency[Ledger],
         request: Request[Any, Principal, Any],
     ) -> DocumentView:
-        return document_view(shelf.catalog.find(request.auth.tenant, document_id), shelf.now(), ledger)
+        return _view(shelf, ledger, shelf.catalog.find(request.auth.tenant, document_id))
 
     @post()
     async def add_document(
@@ -93,7 +93,7 @@ class DocumentsController(Controller):
         document = _own(shelf, request.auth, document_id)
         changes = decode(await request.body(), Changes)
         changed = await shelf.amend(document.owner, document.id, retention=changes.retention(), **changes.descriptor())
-        return document_view(changed, shelf.now(), ledger)
+        return _view(shelf, ledger, changed)
 
     @delete("/{document_id:str}", status_code=200)
     async def remove_document(
@@ -118,7 +118,11 @@ async def _put(shelf: Shelf, ledger: Ledger, principal: Principal, new: NewDocum
         raise _from_catalog(before)
     descriptor = Descriptor(title, new.summary, new.tags, new.questions)
     document = await shelf.put(owner, document_id, text, descriptor, retention=new.retention())
-    return Response(document_view(document, shelf.now(), ledger), status_code=202 if document.incoming is not None else 200)
+    return Response(_view(shelf, ledger, document), status_code=202 if document.incoming is not None else 200)
+
+
+def _view(shelf: Shelf, ledger: Ledger, document: Document) -> DocumentView:
+    return document_view(document, ledger, now=shelf.now(), stale=shelf.is_stale(document))
 
 
 def _own(shelf: Shelf, principal: Principal, document_id: str) -> Document:

@@ -88,6 +88,8 @@ class DocumentView(msgspec.Struct, frozen=True):
     source: str
     state: VersionState
     """ready: it answers (perhaps an older version, while `job` reads a newer one)."""
+    stale: bool
+    """It was read by another engine, model or layout: until it is read again, questions read it themselves."""
     pinned: bool
     ttl_s: float | None
     expire_at: datetime.datetime | None
@@ -115,7 +117,7 @@ class Deleted(msgspec.Struct, frozen=True):
     object: Literal["document"] = "document"
 
 
-def document_view(document: Document, now: float, ledger: Ledger) -> DocumentView:
+def document_view(document: Document, ledger: Ledger, *, now: float, stale: bool) -> DocumentView:
     version, descriptor, expires_at = document.answering, document.descriptor, document.expires_at
     holdings = ledger.holdings(version) if version is not None else ()
     return DocumentView(
@@ -127,6 +129,7 @@ def document_view(document: Document, now: float, ledger: Ledger) -> DocumentVie
         shared=document.owner == SHARED,
         source=document.source,
         state=version.state if version is not None else VersionState.FAILED,
+        stale=stale,
         pinned=document.pinned,
         ttl_s=document.ttl_s,
         expire_at=datetime.datetime.fromtimestamp(expires_at, datetime.UTC) if expires_at is not None else None,

@@ -22,7 +22,7 @@ from gateway.prefixes import PrefixCache
 from gateway.reader import Reader
 from observability.telemetry import HOST, KIND, OUTCOME, Telemetry
 from router.documents import Document, DocumentId, Owner, Version
-from router.errors import Conflict, EngineUnavailable, InvalidRequest, KvshelfError, NotFound
+from router.errors import Conflict, InvalidRequest, KvshelfError, NotFound
 from router.residency import Ledger, Tier
 
 log = structlog.get_logger("moves")
@@ -202,7 +202,7 @@ class Moves:
                 raise NotFound("There is no KV server, and so no RAM tier.")
             if await server.prefetch(ids, version.salt) < len(keys):
                 # Not all of it is on this disk: reading it brings it to RAM as well.
-                await self._reader.read(version, worker=self._worker_of(host))
+                await self._reader.read(version, host=host)
         finally:
             self._ledger.release(version)
 
@@ -234,9 +234,3 @@ class Moves:
     def _holder(self, version: Version) -> str:
         """The host that has most of the version on its disk."""
         return max(self._ledger.hosts, key=lambda host: (self._ledger.disk_share(version, host), host))
-
-    def _worker_of(self, host: str) -> str:
-        name = next((name for name in self._workers if self._ledger.host_of(name) == host), None)
-        if name is None:
-            raise EngineUnavailable(f"Host {host} has no worker that could read the document.")
-        return name

@@ -144,6 +144,12 @@ class WorkerPool:
         """Whether anything is under way on this worker."""
         return self._members[worker.name].running > 0
 
+    async def calm(self) -> None:
+        """Return when no live question waits for its first token anywhere."""
+        while self.pressed:
+            for member in self._members.values():
+                await member.quiet.wait()
+
     async def quiet(self, worker: Worker, *, at_most_s: float) -> None:
         """Return when no live question waits for this worker's first token, or after `at_most_s`: readings must get on too."""
         with suppress(TimeoutError):

@@ -14,10 +14,11 @@ import structlog
 
 from backends.base import Usage, Worker
 from gateway.disk_keeper import DiskKeeper
-from gateway.documents import Reading, Shelf
+from gateway.documents import Shelf
 from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache, PreparedPrefix
+from gateway.reading import Reading
 from observability.telemetry import Telemetry
 from router.documents import Version
 from router.errors import EngineFailed, EngineUnavailable
@@ -70,14 +71,22 @@ class Reader:
         self._segment_target_s = segment_target_s
         self._stored_within_s = stored_within_s
 
-    async def read(self, version: Version, *, start: int = 0, worker: str | None = None, progress: Progress | None = None) -> None:
-        """Have the whole prefix read, stored, and answered from; by this worker where one is named.
+    async def read(
+        self,
+        version: Version,
+        *,
+        start: int = 0,
+        host: str | None = None,
+        worker: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Have the whole prefix read, stored, and answered from; by this worker, or one of this host, where one is named.
 
         `start`: how many tokens have been read already (a multiple of the chunk size). Raises NotKept,
         EngineFailed, EngineUnavailable, StorageFull or NotFound where it came to nothing; returns early where `progress` says so.
         """
         await self._pool.usable()
-        reader = self._pool.pick(version, worker=worker)
+        reader = self._pool.pick(version, host=host, worker=worker)
         host = self._ledger.host_of(reader.name)
         self._ledger.lease(version)
         try:

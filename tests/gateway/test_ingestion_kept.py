@@ -11,12 +11,13 @@ import pytest
 from gateway.classifier import Classifier
 from gateway.config import Disk
 from gateway.disk_keeper import DiskKeeper
-from gateway.documents import Reading, Shelf
+from gateway.documents import Shelf
 from gateway.hosts import Hosts
 from gateway.ingestion import ATTEMPTS, Ingestion
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache
 from gateway.reader import Reader
+from gateway.reading import Reading
 from gateway.uses import Uses
 from observability.telemetry import Telemetry
 from router.documents import Descriptor, DocumentId, Owner, Version, VersionState
@@ -45,7 +46,7 @@ class Desk:
         reading = Reading(tokenizer, derive(tokenizer, CHUNK), "fingerprint", SECRET, CONTEXT, RESERVE)
         classifier = Classifier(self.store, None, telemetry, min_score=0.2, margin=0.02)
         hosts = Hosts([self.kv_server], ledger)
-        keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), Disk(), telemetry, token_bytes=1.0)
+        keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), reading, Disk(), telemetry, token_bytes=1.0)
         self.shelf = Shelf(self.store, classifier, reading, keeper.check, now=lambda: 0.0)
         self.pool = WorkerPool([self.worker], ledger, capacity=8)
         reader = Reader(

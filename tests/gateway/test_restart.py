@@ -162,14 +162,16 @@ async def test_another_engine_reads_every_document_again_and_meets_no_old_kv(kep
         old = first.workers[0].bodies[0]["cache_salt"]
         cost = first.workers[0].prefilled_tokens
     second = kept.gateway(**changes)
-    gate = Gate(second.workers[0])
+    gate = Gate(second.workers[0], lambda body: body["max_tokens"] == 1)
     async with second.running():
         segment = await gate.reached()
         shown = await second.json("GET", "/v1/documents/lease")
-        assert shown["state"] != "ready"
+        assert (shown["state"], shown["stale"]) == ("ready", True)
         assert (shown["title"], shown["tags"]) == ("The lease", ["housing"])
         assert shown["job"]["id"] != added["job"]["id"]
-        assert (await second.ask(QUESTION, document="lease", status=409))["error"]["code"] == "document_not_ready"
+        # Asked before it was read, the question reads it itself.
+        answer = await second.ask(QUESTION, document="lease")
+        assert (answer["headers"]["x-cache-tier"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]) == ("none", 0)
         gate.open()
         assert await second.finished(shown["job"]["id"]) == "ready"
         assert segment["cache_salt"] != old
@@ -177,6 +179,32 @@ async def test_another_engine_reads_every_document_again_and_meets_no_old_kv(kep
         assert second.workers[0].prefilled_tokens >= cost
         await eventually(lambda: second.kv_server.deleted == [old])
         assert (await second.ask(QUESTION, document="lease"))["headers"]["x-cache-tier"] == "ram"
+        assert not (await second.json("GET", "/v1/documents/lease"))["stale"]
+
+
+async def test_stale_documents_are_read_again_in_the_order_of_their_use(kept: House) -> None:
+    async with kept.gateway().running() as first:
+        for name in ("never-asked", "asked-first", "asked-last"):
+            await first.add(f"# {name}\n\nWords.", id=name)
+        for name in ("asked-first", "asked-last"):
+            await first.ask(QUESTION, document=name)
+    second = kept.gateway(versions={"vllm": "1", "lmcache": "0"})
+    async with second.running():
+        await eventually(lambda: _fresh(second, 3))
+        read = await _by_reading(second)
+    assert read == ["asked-last", "asked-first", "never-asked"]
+
+
+async def _fresh(gateway: Gateway, number: int) -> bool:
+    shown = (await gateway.json("GET", "/v1/documents"))["data"]
+    return sum(not document["stale"] and document["job"] is None for document in shown) == number
+
+
+async def _by_reading(gateway: Gateway) -> list[str]:
+    """The documents in the order in which their prefixes were read first."""
+    salts = list(dict.fromkeys(body["cache_salt"] for body in gateway.workers[0].bodies))
+    versions = {d.current.salt: d.id for d in await gateway.store.documents() if d.current is not None}
+    return [versions[salt] for salt in salts]
 
 
 def _engine(house: House, chunk_tokens: int) -> Any:
@@ -202,12 +230,12 @@ async def test_an_engine_that_a_document_no_longer_fits_says_so_and_serves_the_o
         if short is not None:
             assert await second.finished(short["id"]) == "ready"
         assert (await second.ask("What?", document="short"))["choices"]
+        error = (await second.ask(QUESTION, document="lease", status=409))["error"]
+        assert str(limit) in error["message"]
         shown = await second.json("GET", "/v1/documents/lease")
         assert shown["state"] == "failed"
         assert str(added["prefix_tokens"]) in shown["job"]["error"]
         assert str(limit) in shown["job"]["error"]
-        error = (await second.ask(QUESTION, document="lease", status=409))["error"]
-        assert str(limit) in error["message"]
     async with kept.gateway().running() as third:
         job = (await third.json("GET", "/v1/documents/lease"))["job"]
         assert job is None or await third.finished(job["id"]) == "ready"

@@ -1,0 +1,49 @@
+"""After a change of the engine (model, layout, versions): every document is read anew, the ones in use first.
+
+Until its turn, a stale document is answered by questions that read it themselves (`gateway/chat.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.documents import Shelf
+from gateway.uses import Uses
+from router.documents import Document, VersionState
+from router.errors import StoreUnavailable
+
+log = structlog.get_logger("renewal")
+
+AT_ONCE = 4
+"""So many wait to be read at a time: a document that is added meanwhile need not wait for all of them."""
+RETRY_S = 5.0
+
+
+class Renewal:
+    def __init__(self, shelf: Shelf, uses: Uses) -> None:
+        self._shelf = shelf
+        self._uses = uses
+
+    async def run(self) -> None:
+        """Make versions for all that are stale, a few at a time; returns when none is left."""
+        while stale := self._stale():
+            change = self._shelf.change
+            room = AT_ONCE - self._waiting()
+            for document in stale[: max(room, 0)]:
+                try:
+                    await self._shelf.renew(document.owner, document.id)
+                except StoreUnavailable as error:
+                    log.warning("renewal_postponed", error=str(error))
+                    await asyncio.sleep(RETRY_S)
+            if room <= 0:
+                await change.wait()
+
+    def _stale(self) -> list[Document]:
+        """Those without a version in the making, last asked first."""
+        found = [d for d in self._shelf.catalog if d.incoming is None and self._shelf.is_stale(d)]
+        return sorted(found, key=lambda d: (-self._uses.last((d.owner, d.id)), -d.updated_at, d.id))
+
+    def _waiting(self) -> int:
+        return sum(d.incoming is not None and d.incoming.state is not VersionState.FAILED for d in self._shelf.catalog)
