@@ -8,6 +8,7 @@ is on disk is looked at from time to time anyway (`disk.py`). Applied to `router
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -76,8 +77,18 @@ class _Server:
 class CacheEventReceiver:
     """Keeps `ledger` up to date while it runs."""
 
-    def __init__(self, host: str, port: int, ledger: Ledger, *, model: str, silent_after_s: float = SILENT_AFTER_S) -> None:
-        """Bound to `host` and `port` while `run` runs. `model` is the workers' `--model`.
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        ledger: Ledger,
+        *,
+        model: str,
+        models: Mapping[str, str] | None = None,
+        silent_after_s: float = SILENT_AFTER_S,
+    ) -> None:
+        """Bound to `host` and `port` while `run` runs. `model` is the workers' `--model`, `models` the same by the server's
+        name, for hosts that have the model elsewhere.
 
         A server's `--instance-id` must be one of the ledger's hosts; others are turned away.
         """
@@ -85,6 +96,7 @@ class CacheEventReceiver:
         self._port = port
         self._ledger = ledger
         self._model = model
+        self._models = dict(models or {})
         self._silent_after_s = silent_after_s
         self._servers: dict[str, _Server] = {}
         self._decode = msgspec.json.Decoder(_Batches).decode
@@ -145,25 +157,15 @@ class CacheEventReceiver:
     def _apply(self, batch: Batch) -> None:
         host = batch.instance_id
         tier = self._ledger.ram(host) if batch.tier == "l1" else self._ledger.disk(host)
+        model = self._models.get(host, self._model)
         for entry in batch.entries:
-            if (named := self._named(entry.key)) is None:
+            if (named := _named(entry.key, model)) is None:
                 continue
             salt, key = named
             if batch.event_type == "store":
                 tier.stored(salt, key, entry.size_bytes)
             elif batch.event_type == "delete":
                 tier.removed(salt, key)
-
-    def _named(self, key: _Key) -> tuple[Salt, ChunkKey] | None:
-        """None for what is no chunk of ours: LMCache's scratch space under longer keys, other models, no salt."""
-        if key.model_name != self._model or key.kv_rank != KV_RANK or key.object_group_id != OBJECT_GROUP or not key.cache_salt:
-            return None
-        if len(key.chunk_hash_hex) != 2 * KEY_BYTES:
-            return None
-        try:
-            return Salt(key.cache_salt), ChunkKey(bytes.fromhex(key.chunk_hash_hex))
-        except ValueError:
-            return None
 
     def _hear(self, name: str) -> _Server:
         server = self._servers.setdefault(name, _Server(_now()))
@@ -207,6 +209,18 @@ class CacheEventReceiver:
             return _json(self.receive(await request.read()))
         except msgspec.MsgspecError as error:
             return _unreadable(request, error)
+
+
+def _named(key: _Key, model: str) -> tuple[Salt, ChunkKey] | None:
+    """None for what is no chunk of ours: LMCache's scratch space under longer keys, other models, no salt."""
+    if key.model_name != model or key.kv_rank != KV_RANK or key.object_group_id != OBJECT_GROUP or not key.cache_salt:
+        return None
+    if len(key.chunk_hash_hex) != 2 * KEY_BYTES:
+        return None
+    try:
+        return Salt(key.cache_salt), ChunkKey(bytes.fromhex(key.chunk_hash_hex))
+    except ValueError:
+        return None
 
 
 def _json(body: object) -> web.Response:

@@ -7,9 +7,12 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer, unused_port
 
+from backends.lmcache.events import CacheEventReceiver
 from backends.lmcache.server import LMCacheServer
+from router.residency import Ledger
 from tests.backends.lmcache.fake_server import FakeLMCache, make
-from tests.backends.lmcache.samples import MASTER_KEY
+from tests.backends.lmcache.reports import HOST
+from tests.backends.lmcache.samples import MASTER_KEY, MODEL
 
 
 @pytest.fixture
@@ -50,3 +53,18 @@ def unseen(url: str, session: aiohttp.ClientSession) -> LMCacheServer:
 @pytest.fixture
 def down(session: aiohttp.ClientSession, folder: Path) -> LMCacheServer:
     return make(f"http://127.0.0.1:{unused_port()}", session, folder)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger({"worker-1": HOST, "worker-2": "far"})
+
+
+@pytest.fixture
+def port() -> int:
+    return unused_port()
+
+
+@pytest.fixture
+async def receiver(ledger: Ledger, port: int) -> CacheEventReceiver:
+    return CacheEventReceiver("127.0.0.1", port, ledger, model=MODEL, silent_after_s=10)

@@ -3,94 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import aiohttp
-import msgspec
 import pytest
-from aiohttp.test_utils import unused_port
 
 from backends.lmcache.events import CacheEventReceiver
-from router.chunk_tier import ChunkKey
-from router.documents import Salt
 from router.residency import Ledger
+from tests.backends.lmcache.reports import HOST, STARTED, batch, body, dropped, entry, in_ram, on_disk, stored
 from tests.backends.lmcache.samples import CHUNK_BYTES, FRAME_BYTES, KEYS, MODEL, OTHER, SALT
-
-HOST = "lmcache"
-STARTED = 1795506161
-
-
-def entry(key: ChunkKey, salt: str = SALT, *, size_bytes: int = 0, **changes: Any) -> dict[str, Any]:
-    named = {"chunk_hash_hex": key.hex(), "model_name": MODEL, "kv_rank": 0x01000100, "object_group_id": 0, "cache_salt": salt}
-    return {"key": named | changes, "size_bytes": size_bytes, "token_ids": [7] * 256 if size_bytes else [], "token_offset": 0}
-
-
-def batch(seq: int, event: str, tier: str = "l1", entries: Sequence[dict[str, Any]] = (), **changes: Any) -> dict[str, Any]:
-    """As `CacheEventBatch` of LMCache 0.5.6."""
-    usual: dict[str, Any] = {"instance_id": HOST, "incarnation": STARTED, "seq": seq, "event_type": event, "tier": tier}
-    usual |= {"backend": "dram" if tier == "l1" else "fs", "entries": list(entries), "shared": False, "ts": 1795506162.8}
-    return usual | {"capacity_bytes": 0, "capacity_revision": 0} | changes
-
-
-def stored(seq: int, keys: Sequence[ChunkKey], tier: str = "l1", salt: str = SALT, **changes: Any) -> dict[str, Any]:
-    size = CHUNK_BYTES if tier == "l1" else FRAME_BYTES
-    return batch(seq, "store", tier, [entry(key, salt, size_bytes=size) for key in keys], **changes)
-
-
-def dropped(seq: int, keys: Sequence[ChunkKey], tier: str = "l1", **changes: Any) -> dict[str, Any]:
-    return batch(seq, "delete", tier, [entry(key) for key in keys], **changes)
-
-
-def body(*batches: dict[str, Any]) -> bytes:
-    return msgspec.json.encode({"batches": batches})
-
-
-@pytest.fixture
-def ledger() -> Ledger:
-    return Ledger({"worker-1": HOST, "worker-2": "far"})
-
-
-@pytest.fixture
-def port() -> int:
-    return unused_port()
-
-
-@pytest.fixture
-async def receiver(ledger: Ledger, port: int) -> CacheEventReceiver:
-    return CacheEventReceiver("127.0.0.1", port, ledger, model=MODEL, silent_after_s=10)
-
-
-@contextlib.asynccontextmanager
-async def listening(receiver: CacheEventReceiver) -> AsyncIterator[aiohttp.ClientSession]:
-    running = asyncio.ensure_future(receiver.run())
-    try:
-        async with aiohttp.ClientSession() as session:
-            yield session
-    finally:
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
-
-
-@pytest.fixture
-async def http(receiver: CacheEventReceiver, port: int) -> AsyncIterator[aiohttp.ClientSession]:
-    async with listening(receiver):
-        await asyncio.sleep(0.05)
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
-            yield session
-
-
-def in_ram(ledger: Ledger, host: str = HOST, salt: Salt = SALT) -> int:
-    ledger.check()
-    return ledger.ram(host).run(salt, KEYS)
-
-
-def on_disk(ledger: Ledger, host: str = HOST) -> int:
-    return ledger.disk(host).run(SALT, KEYS)
-
 
 # --- what a report says
 
@@ -150,6 +70,14 @@ async def test_other_keys_are_no_chunks(receiver: CacheEventReceiver, ledger: Le
     assert in_ram(ledger) == 4
 
 
+async def test_a_host_may_have_the_model_elsewhere(ledger: Ledger, port: int) -> None:
+    receiver = CacheEventReceiver("127.0.0.1", port, ledger, model=MODEL, models={"far": "/mnt/smollm2"})
+    elsewhere = [entry(key, size_bytes=9, model_name="/mnt/smollm2") for key in KEYS[:3]]
+    for name in (HOST, "far"):
+        receiver.receive(body(stored(1, KEYS[3:], instance_id=name), batch(2, "store", entries=elsewhere, instance_id=name)))
+    assert (ledger.ram(HOST).total_bytes, ledger.ram("far").total_bytes) == (CHUNK_BYTES, 3 * 9)
+
+
 # --- the sequence
 
 
@@ -199,100 +127,3 @@ async def test_a_silent_server_is_gone(receiver: CacheEventReceiver, ledger: Led
     assert (in_ram(ledger), on_disk(ledger)) == (0, 4)
     receiver.receive(body(stored(3, KEYS[:1])))
     assert in_ram(ledger) == 1
-
-
-# --- HTTP, as LMCache speaks it
-
-
-REGISTRATION = {"instance_id": HOST, "ip": "127.0.0.1", "http_port": 8180, "metadata": {}, "p2p_advertised_url": "", "mq_port": 0}
-
-
-async def test_a_server_registers_beats_reports_and_leaves(http: aiohttp.ClientSession, ledger: Ledger) -> None:
-    async with http.post("/instances", json=REGISTRATION) as response:
-        assert (response.status, await response.json()) == (200, {"instance_id": HOST, "re_registered": False})
-    async with http.put(f"/instances/{HOST}/heartbeat") as response:
-        assert (response.status, await response.json()) == (200, {"instance_id": HOST})
-    async with http.post("/events", data=body(stored(1, KEYS))) as response:
-        assert (response.status, await response.json()) == (200, {"applied": 1, "duplicates": 0, "stale": 0})
-    assert in_ram(ledger) == 4
-    async with http.delete(f"/instances/{HOST}") as response:
-        assert response.status == 204
-    assert in_ram(ledger) == 0
-    async with http.delete(f"/instances/{HOST}") as response:
-        assert response.status == 204
-
-
-async def test_a_server_that_is_not_registered_is_told_to(http: aiohttp.ClientSession, ledger: Ledger) -> None:
-    """After a restart of the gateway. What it reported meanwhile stays."""
-    async with http.post("/events", data=body(stored(77, KEYS))) as response:
-        assert response.status == 200
-    async with http.put(f"/instances/{HOST}/heartbeat") as response:
-        assert response.status == 404
-    async with http.post("/instances", json=REGISTRATION) as response:
-        assert (await response.json())["re_registered"] is False
-    assert in_ram(ledger) == 4
-
-
-async def test_another_process_takes_the_place_of_one_that_was_killed(http: aiohttp.ClientSession, ledger: Ledger) -> None:
-    for again in (False, True):
-        async with http.post("/instances", json=REGISTRATION) as response:
-            assert (await response.json())["re_registered"] is again
-        assert in_ram(ledger) == 0
-        async with http.post("/events", data=body(stored(1, KEYS, incarnation=STARTED + again))) as response:
-            assert (await response.json())["applied"] == 1
-        assert in_ram(ledger) == 4
-
-
-async def test_a_server_of_another_name_is_turned_away(http: aiohttp.ClientSession, ledger: Ledger) -> None:
-    async with http.post("/instances", json=REGISTRATION | {"instance_id": "stranger"}) as response:
-        assert (response.status, await response.text()) == (403, "--instance-id must be one of lmcache, far")
-    assert ledger.hosts == (HOST, "far")
-
-
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"",
-        b"{",
-        b"\xff\xfe",
-        b"[]",
-        msgspec.json.encode({"batches": [{"seq": 1}]}),
-        body(batch(1, "moved")),
-        body(batch(1, "store", "l3")),
-        body(batch(1, "store", entries=[{"key": {"chunk_hash_hex": 7}}])),
-    ],
-)
-async def test_what_can_not_be_read_is_refused_and_ignored(http: aiohttp.ClientSession, ledger: Ledger, garbage: bytes) -> None:
-    async with http.post("/events", data=body(stored(1, KEYS[:2]))) as response:
-        assert response.status == 200
-    async with http.post("/events", data=garbage) as response:
-        assert response.status == 400
-    async with http.post("/instances", data=garbage) as response:
-        assert response.status == 400
-    async with http.post("/events", data=body(stored(2, KEYS[2:]))) as response:
-        assert response.status == 200
-    assert in_ram(ledger) == 4
-
-
-async def test_a_long_documents_report_is_taken(http: aiohttp.ClientSession, ledger: Ledger) -> None:
-    """2,000 chunks with their tokens: 2 MB and more."""
-    keys = [ChunkKey(number.to_bytes(32, "big")) for number in range(2000)]
-    report = body(stored(1, keys))
-    assert len(report) > 2**20
-    async with http.post("/events", data=io.BytesIO(report)) as response:
-        assert response.status == 200
-    assert ledger.ram(HOST).size_bytes(SALT) == 2000 * CHUNK_BYTES
-
-
-async def test_an_address_that_is_taken_is_an_error_and_free_again_afterwards(
-    receiver: CacheEventReceiver, ledger: Ledger, port: int
-) -> None:
-    async with listening(receiver):
-        await asyncio.sleep(0.05)
-        with pytest.raises(OSError, match="in use"):
-            await CacheEventReceiver("127.0.0.1", port, ledger, model=MODEL).run()
-    async with listening(receiver) as session:
-        await asyncio.sleep(0.05)
-        async with session.post(f"http://127.0.0.1:{port}/instances", json=REGISTRATION) as response:
-            assert response.status == 200
-        assert repr(receiver) == f"<CacheEventReceiver 127.0.0.1:{port} of ['lmcache']>"
