@@ -156,13 +156,13 @@ class Asker:
         """Send it and wait for the first delta; the rest of them, and that one. `answering` holds the answer open."""
         version = chosen.version
         async with AsyncExitStack() as starting:
-            keep_tokens = 0 if question.bypass else version.prefix_tokens
             course.tier = self._tier(question, version, worker)
             if course.tier is Tier.NONE and not question.bypass:
                 await starting.enter_async_context(self._cold.turn(version))
                 course.tier = self._tier(question, version, worker)
-                if course.tier is Tier.NONE and not await self._keeps(chosen, laid_out, worker, answering):
-                    keep_tokens = 0
+            keep_tokens = version.prefix_tokens
+            if question.bypass or not await self._keeps(chosen, laid_out, worker, answering):
+                keep_tokens = 0
             deltas = await answering.enter_async_context(worker.complete(laid_out.body(keep_tokens)))
             with self._pool.waiting(worker):
                 first = await anext(deltas, None)
@@ -172,11 +172,20 @@ class Asker:
         return deltas, first
 
     async def _keeps(self, chosen: Chosen, laid_out: _LaidOut, worker: Worker, answering: AsyncExitStack) -> bool:
-        """Whether what the question has to read is kept: not for a document that expired, nor where there is no room."""
-        host = self._ledger.host_of(worker.name)
-        if chosen.document.expired(self._now()) or not await self._cold.keeps(self._shelf.catalog, chosen.version, host):
+        """Whether what the question has stored may stay: not for a document that expired, nor where there is no room.
+
+        The engine stores what the host lacks, be it read just now or on the GPU already.
+        """
+        version, host = chosen.version, self._ledger.host_of(worker.name)
+        if chosen.document.expired(self._now()):
             return False
-        answering.callback(self._cold.written, chosen.version, laid_out.prefix.ids, host)
+        server = self._hosts.get(host)
+        is_seen = server is not None and server.sees_disk
+        if not is_seen or self._ledger.disk_share(version, host) >= 1 or self._ledger.ram_share(version, host) >= 1:
+            return True
+        if not await self._cold.keeps(self._shelf.catalog, version, host):
+            return False
+        answering.callback(self._cold.written, version, laid_out.prefix.ids, host)
         return True
 
     def _tier(self, question: Question, version: Version, worker: Worker) -> Tier:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from inspect import isawaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 from litestar import Litestar
@@ -86,7 +86,7 @@ class Gateway:
         self.key = ""
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Gateway]:
+    async def running(self) -> AsyncIterator[Self]:
         await self.store.open()
         self.key = await self.new_key("tenant-a")
         parts = Parts(
