@@ -1,0 +1,117 @@
+"""Questions to a document whose KV is nowhere: the first reads it for all of them, and nothing is left of the waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.documents import Salt
+from router.errors import EngineFailed
+from tests.fakes.engine import CHUNK, Fault, Gate
+from tests.fakes.gateway import eventually
+from tests.gateway.tiers import SIZE, TieredGateway, TrueHost, budget, text
+
+QUESTION = "What is it about?"
+
+
+async def evicted(running: TieredGateway) -> None:
+    """Document a is held nowhere any more; where there is room for three, b to d are."""
+    for name in "abcd":
+        await running.add(text(name), id=name)
+    for host in running.hosts:
+        host.disk.pop(running.salt("a"), None)
+        running.ledger.disk(host.name).forget(Salt(running.salt("a")))
+    running.cool()
+
+
+def readers(answers: Iterable[Any]) -> int:
+    """How many of them met nothing of the document, and so had it read."""
+    return [answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers].count(0)
+
+
+async def ask_together(running: TieredGateway, number: int) -> list[Any]:
+    return list(await asyncio.gather(*(running.ask(QUESTION, document="a") for _ in range(number))))
+
+
+@pytest.mark.parametrize(("workers", "hosts"), [(1, 1), (3, 1), (3, 3)])
+async def test_of_fifty_questions_at_once_one_reads_the_document(tmp_path: Path, workers: int, hosts: int) -> None:
+    """One on each host that so many spread over: KV that is on another can't be had."""
+    there = [TrueHost(f"host-{number}") for number in range(hosts)]
+    async with TieredGateway(tmp_path, disk=budget(3), workers=workers, hosts=there).running() as running:
+        await evicted(running)
+        answers = await ask_together(running, 50)
+        assert all(answer["choices"][0]["message"]["content"] for answer in answers)
+        assert readers(answers) == [answer["headers"]["x-cache-tier"] for answer in answers].count("none") == hosts
+        assert all(host.peak_bytes <= 3 * SIZE for host in there)
+        assert "a" in running.on_disk()
+
+
+async def test_where_nothing_can_be_kept_one_reads_for_all_too(tmp_path: Path) -> None:
+    async with TieredGateway(tmp_path, disk=budget(3)).running() as running:
+        await evicted(running)
+        for name in "bcd":
+            await running.json("PATCH", f"/v1/documents/{name}", json={"pinned": True})
+        written = len(running.host.stored)
+        assert readers(await ask_together(running, 20)) == 1
+        assert len(running.host.stored) == written
+
+
+async def test_a_reading_question_that_fails_hands_its_turn_on(tmp_path: Path) -> None:
+    async with TieredGateway(tmp_path, disk=budget(3)).running() as running:
+        await evicted(running)
+        running.workers[0].faults = [Fault(EngineFailed("The worker says: not this one."))]
+        outcomes = await asyncio.gather(*(running.ask(QUESTION, document="a") for _ in range(5)), return_exceptions=True)
+        answers = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+        assert len(answers) == 4
+        assert readers(answers) == 1
+
+
+async def test_a_client_that_leaves_while_it_reads_hands_its_turn_on(tmp_path: Path) -> None:
+    async with TieredGateway(tmp_path, disk=budget(3)).running() as running:
+        await evicted(running)
+        gate = Gate(running.workers[0], lambda body: len(body["prompt"]) > CHUNK)
+        first = asyncio.create_task(running.ask(QUESTION, document="a"))
+        await gate.reached()
+        second = asyncio.create_task(running.ask(QUESTION, document="a"))
+        third = asyncio.create_task(running.ask(QUESTION, document="a"))
+        await asyncio.sleep(0.05)
+        assert len(gate.held) == 1  # they wait for it
+        second.cancel()
+        first.cancel()
+        await eventually(lambda: len(gate.held) == 2)
+        gate.open()
+        assert (await third)["headers"]["x-cache-tier"] == "none"
+        await asyncio.gather(first, second, return_exceptions=True)
+        assert running.host.peak_bytes <= 3 * SIZE
+
+
+async def test_questions_to_two_cold_documents_do_not_wait_for_one_another(tmp_path: Path) -> None:
+    async with TieredGateway(tmp_path, disk=budget(2)).running() as running:
+        for name in "abcd":
+            await running.add(text(name), id=name)
+        running.cool()
+        gate = Gate(running.workers[0], lambda body: body["cache_salt"] == running.salt("a"))
+        held = asyncio.create_task(running.ask(QUESTION, document="a"))
+        await gate.reached()
+        assert (await running.ask(QUESTION, document="b"))["headers"]["x-cache-tier"] == "none"
+        gate.open()
+        assert (await held)["headers"]["x-cache-tier"] == "none"
+        assert running.on_disk(whole=False) == set("ab")
+        assert running.host.peak_bytes <= 2 * SIZE
+
+
+async def test_a_question_past_the_cache_waits_for_nobody_and_keeps_nothing(tmp_path: Path) -> None:
+    async with TieredGateway(tmp_path, disk=budget(3)).running() as running:
+        await evicted(running)
+        gate = Gate(running.workers[0], lambda body: body["cache_salt"] == running.salt("a"))
+        held = asyncio.create_task(running.ask(QUESTION, document="a"))
+        await gate.reached()
+        past = await running.ask(QUESTION, document="a", headers={"cache-control": "no-cache"})
+        assert past["headers"]["x-cache-tier"] == "none"
+        gate.open()
+        await held
+        assert set(running.host.disk) == {running.salt(name) for name in running.on_disk()}
