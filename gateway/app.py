@@ -42,7 +42,9 @@ from gateway.jobs_api import JobsController
 from gateway.moves import Moves
 from gateway.parts import Parts
 from gateway.pool import WorkerPool
+from gateway.prefetcher import Prefetcher
 from gateway.prefixes import PrefixCache
+from gateway.ram_keeper import RamKeeper
 from gateway.reader import Reader
 from gateway.reading import Reading
 from gateway.reaper import Reaper
@@ -87,11 +89,22 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
     )
     shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
     prefixes = PrefixCache(parts.store, config.model.name)
+    ram = RamKeeper(
+        shelf,
+        pool,
+        hosts,
+        ledger,
+        telemetry,
+        policy_name=config.ram.policy,
+        token_bytes=parts.token_bytes,
+        now=now,
+    )
     reader = Reader(
         shelf,
         pool,
         hosts,
         keeper,
+        ram,
         prefixes,
         ledger,
         reading,
@@ -102,7 +115,9 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
     ingestion = Ingestion(shelf, pool, reader, telemetry)
     renewal = Renewal(shelf, uses)
     reaper = Reaper(parts.store, shelf, ledger, prefixes, classifier, hosts)
-    moves = Moves(shelf, reader, hosts, prefixes, ledger, telemetry, workers=[worker.name for worker in parts.workers], now=now)
+    moves = Moves(
+        shelf, reader, hosts, ram, prefixes, ledger, telemetry, workers=[worker.name for worker in parts.workers], now=now
+    )
     housekeeper = Housekeeper(parts.store, shelf, hosts, keeper, moves, ledger, config.disk, now=now)
     catalog_watcher = CatalogWatcher(config.catalog, shelf)
     cold = ColdQuestions(hosts, keeper)
@@ -117,12 +132,14 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         bytes_per_s=config.disk.scrub_mib_per_s * 2**20,
         chunk_tokens=engine.chunk_tokens,
     )
-    asker = Asker(shelf, pool, hosts, cold, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
+    asker = Asker(shelf, pool, hosts, cold, ram, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
+    prefetcher = Prefetcher(parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=config.ram.prefetch, now=now)
     chat = ChatHandler(
         shelf,
         classifier,
         asker,
         uses,
+        prefetcher,
         telemetry,
         model=config.model.name,
         max_body_bytes=config.server.max_body_mib * 2**20,
@@ -138,7 +155,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         await catalog_watcher.apply()
         running = [
             *(part.watch() for part in (pool, hosts, catalog_watcher)),
-            *(part.run() for part in (ingestion, reaper, housekeeper, renewal, scrubber, uses)),
+            *(part.run() for part in (ingestion, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses)),
             *(observer(ledger) for observer in parts.observers),
         ]
         tasks = [asyncio.ensure_future(_watched(task)) for task in running]

@@ -23,6 +23,7 @@ from gateway.documents import Shelf
 from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache, PreparedPrefix
+from gateway.ram_keeper import RamKeeper
 from gateway.reading import Reading
 from observability.telemetry import Telemetry
 from router.documents import Salt, Version
@@ -74,6 +75,7 @@ class Asker:
         pool: WorkerPool,
         hosts: Hosts,
         cold: ColdQuestions,
+        ram: RamKeeper,
         prefixes: PrefixCache,
         ledger: Ledger,
         reading: Reading,
@@ -88,6 +90,7 @@ class Asker:
         self._pool = pool
         self._hosts = hosts
         self._cold = cold
+        self._ram = ram
         self._prefixes = prefixes
         self._ledger = ledger
         self._reading = reading
@@ -163,6 +166,8 @@ class Asker:
             keep_tokens = version.prefix_tokens
             if question.bypass or not await self._keeps(chosen, laid_out, worker, answering):
                 keep_tokens = 0
+            if course.tier is Tier.DISK:
+                await self._ram.ready(version, laid_out.prefix.ids, self._ledger.host_of(worker.name))
             deltas = await answering.enter_async_context(worker.complete(laid_out.body(keep_tokens)))
             with self._pool.waiting(worker):
                 first = await anext(deltas, None)

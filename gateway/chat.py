@@ -29,6 +29,7 @@ from gateway.classifier import Classifier
 from gateway.course import Chosen, Course
 from gateway.documents import Shelf
 from gateway.errors import JSON, NotReady, Unrouted, envelope
+from gateway.prefetcher import Prefetcher
 from gateway.uses import Uses
 from observability import telemetry as names
 from observability.telemetry import Telemetry
@@ -46,6 +47,7 @@ class ChatHandler:
         classifier: Classifier,
         asker: Asker,
         uses: Uses,
+        prefetcher: Prefetcher,
         telemetry: Telemetry,
         *,
         model: str,
@@ -56,6 +58,7 @@ class ChatHandler:
         self._classifier = classifier
         self._asker = asker
         self._uses = uses
+        self._prefetcher = prefetcher
         self._telemetry = telemetry
         self._model = model
         self._max_body_bytes = max_body_bytes
@@ -94,6 +97,7 @@ class ChatHandler:
         if bypass and not self._allow_cache_bypass:
             raise InvalidRequest("`cache-control: no-cache` is not allowed here (`allow_cache_bypass` in the configuration).")
         self._uses.used((chosen.document.owner, chosen.document.id))
+        self._prefetcher.asked(principal.tenant, chosen.document, chosen.version)
         question = Question(request.turns, request.system, request.answer_tokens, request.sampling, bypass)
         async with self._asker.ask(question, chosen, course) as deltas:
             course.outcome = await self._send_answer(request, chosen, deltas, course, send)
@@ -104,7 +108,9 @@ class ChatHandler:
         if request.document is not None:
             document = self._shelf.catalog.find(principal.tenant, request.document)
         else:
-            decision = await self._classifier.find(self._shelf.catalog, principal.tenant, request.question)
+            decision = await self._classifier.find(
+                self._shelf.catalog, principal.tenant, request.question, leading=self._prefetcher.hint
+            )
             if not isinstance(decision, Route):
                 raise _unrouted(decision)
             document, score = self._shelf.catalog.find(principal.tenant, decision.document), decision.score

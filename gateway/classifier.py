@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -22,9 +23,14 @@ from observability.telemetry import OUTCOME, Telemetry
 from router.descriptors import routing_texts
 from router.documents import Catalog, Descriptor, Document, TenantId, VersionId
 from router.errors import KvshelfError, StoreUnavailable
-from router.matching import Decision, NoMatch, decide, dense_scores, fuse
+from router.matching import Ambiguous, Decision, NoMatch, Scores, decide, dense_scores, fuse
 
 log = structlog.get_logger("classifier")
+
+
+LEADERS = 3
+
+Leading = Callable[[list[tuple[Document, float]]], None]
 
 
 class _Features(msgspec.Struct, frozen=True):
@@ -88,21 +94,30 @@ class Classifier:
         self._features.pop(version_id, None)
         self._indexes = {}
 
-    async def find(self, catalog: Catalog, tenant: TenantId, question: str) -> Decision:
-        """What to do with a question that names no document."""
+    async def find(self, catalog: Catalog, tenant: TenantId, question: str, leading: Leading = lambda _: None) -> Decision:
+        """What to do with a question that names no document.
+
+        `leading` is told which documents lead, each with its share of their scores: by words alone while the question
+        is being embedded, and again where the question then goes to none of them.
+        """
         started = time.perf_counter()
         index = await self._index(catalog, tenant)
         decision: Decision = NoMatch(())
         if index.documents:
+            lexical = index.lexical.scores(question)
+            leading(_leaders(index.documents, lexical))
             asked = await self._embed((question,))
             if asked is not None and index.vectors is None:
                 await self._complete(index.versions)
                 index = await self._index(catalog, tenant)
+                lexical = index.lexical.scores(question)
             dense = None
             if asked is not None and index.vectors is not None:
                 dense = dense_scores(asked[0], index.vectors, index.starts)
-            scores = fuse(dense, index.lexical.scores(question))
+            scores = fuse(dense, lexical)
             decision = decide(index.documents, scores, min_score=self._min_score, margin=self._margin)
+            if isinstance(decision, Ambiguous):
+                leading(_leaders(index.documents, scores))
         self._telemetry.routing_time.record(time.perf_counter() - started)
         self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag)})
         return decision
@@ -147,6 +162,13 @@ class Classifier:
     @property
     def _embedder_name(self) -> str:
         return self._embedder.name if self._embedder is not None else ""
+
+
+def _leaders(documents: tuple[Document, ...], scores: Scores) -> list[tuple[Document, float]]:
+    """The best few, each with its share of their scores."""
+    best = sorted(range(len(documents)), key=lambda number: -float(scores[number]))[:LEADERS]
+    total = sum(float(scores[number]) for number in best)
+    return [(documents[number], float(scores[number]) / total) for number in best if scores[number] > 0]
 
 
 def _build(documents: tuple[Document, ...], versions: tuple[VersionId, ...], features: list[_Features]) -> _Index:

@@ -21,6 +21,7 @@ from msgspec import Meta
 from backends.settings import LocalEngine, Model, Name, Port, Positive, PositiveFloat
 from gateway import strict_yaml
 from gateway.strict_yaml import ConfigError
+from router.policies import CHOICES, DEFAULT
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/\s]+(/[^\s]*)?$")]
@@ -136,6 +137,19 @@ class Disk(msgspec.Struct, frozen=True):
     """How fast stored KV is read in the background to find damage; 0: never."""
 
 
+class Ram(msgspec.Struct, frozen=True):
+    """The RAM tier of each host."""
+
+    policy: str = DEFAULT
+    """Which documents leave it first: see `kvshelf simulate`."""
+    prefetch: bool = True
+    """Bring documents from disk to RAM that are likely to be asked next. Pinned ones are brought in any case."""
+
+    def __post_init__(self) -> None:
+        if self.policy not in CHOICES:
+            raise ValueError(f"`policy` is {self.policy!r}; there are: {', '.join(sorted(CHOICES))}")
+
+
 class Retention(msgspec.Struct, frozen=True):
     ttl_refresh: bool = False
     """A question moves its document's expiry on by the document's TTL."""
@@ -162,6 +176,7 @@ class Config(msgspec.Struct, frozen=True):
     routing: Routing = Routing()
     ingestion: Ingestion = Ingestion()
     disk: Disk = Disk()
+    ram: Ram = Ram()
     retention: Retention = Retention()
     telemetry: Telemetry = Telemetry()
     allow_cache_bypass: bool = False

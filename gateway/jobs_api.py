@@ -112,7 +112,7 @@ def _jobs(shelf: Shelf, moves: Moves, tenant: TenantId) -> dict[str, JobView]:
     visible = shelf.catalog.visible_to(tenant)
     readings = [reading_view(document, version) for document in visible if (version := document.incoming) is not None]
     keys = {(document.owner, document.id) for document in visible}
-    moved = [move_view(move) for move in moves if (move.owner, move.document) in keys]
+    moved = [move_view(move) for move in moves if (move.owner, move.document) in keys and not move.planned]
     return {job.id: job for job in (*readings, *moved)}
 
 
@@ -123,7 +123,7 @@ def _find(shelf: Shelf, moves: Moves, tenant: TenantId, job_id: str) -> JobView:
             if version.id == job_id:
                 return reading_view(document, version)
     move = moves.get(job_id)
-    if move is not None and any((move.owner, move.document) == (d.owner, d.id) for d in visible):
+    if move is not None and not move.planned and any((move.owner, move.document) == (d.owner, d.id) for d in visible):
         return move_view(move)
     raise NotFound(f"No job {job_id!r}. The document that it was about may have been replaced or removed since.", param="job")
 

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from gateway.documents import Shelf
 from gateway.hosts import Hosts
 from gateway.prefixes import PrefixCache
+from gateway.ram_keeper import RamKeeper
 from gateway.reader import Reader
 from observability.telemetry import HOST, KIND, OUTCOME, Telemetry
 from router.documents import Document, DocumentId, Owner, Version
@@ -56,6 +57,8 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     state: MoveState = MoveState.RUNNING
     error: str | None = None
+    planned: bool = False
+    """By the gateway itself, for reasons that may lie with another tenant: not shown to any."""
     created_at: float = 0.0
     ended_at: float | None = None
 
@@ -66,6 +69,7 @@ class Moves:
         shelf: Shelf,
         reader: Reader,
         hosts: Hosts,
+        ram: RamKeeper,
         prefixes: PrefixCache,
         ledger: Ledger,
         telemetry: Telemetry,
@@ -76,6 +80,7 @@ class Moves:
         self._shelf = shelf
         self._reader = reader
         self._hosts = hosts
+        self._ram = ram
         self._prefixes = prefixes
         self._ledger = ledger
         self._telemetry = telemetry
@@ -95,7 +100,9 @@ class Moves:
     def get(self, move_id: str) -> Move | None:
         return self._moves.get(move_id)
 
-    def warm(self, document: Document, tier: Tier, where: str | None = None, *, why: str = ASKED_FOR) -> Move:
+    def warm(
+        self, document: Document, tier: Tier, where: str | None = None, *, why: str = ASKED_FOR, planned: bool = False
+    ) -> Move:
         """Bring the document's KV to RAM, or onto a worker's GPU tier; what is on no disk is read again.
 
         Raises Conflict where the document can't answer or has expired, InvalidRequest for another tier or an unknown place.
@@ -105,11 +112,13 @@ class Moves:
             raise Conflict(f"Document {document.id!r} has expired: give it a new `ttl_s` or `expire_at` first.", param="document")
         if tier is Tier.GPU:
             worker = self._place(where, self._workers, "worker")
-            return self._start(MoveKind.WARM, document, tier, worker, why, lambda: self._onto_gpu(version, worker))
+            return self._start(
+                self._new(MoveKind.WARM, document, tier, worker, why, planned), lambda: self._onto_gpu(version, worker)
+            )
         if tier is not Tier.RAM:
             raise InvalidRequest("A document is warmed to the tier `ram` or `gpu`.", param="tier")
         host = self._place(where, self._ledger.hosts, "host") if where or len(self._hosts) < 2 else self._holder(version)
-        return self._start(MoveKind.WARM, document, tier, host, why, lambda: self._into_ram(version, host))
+        return self._start(self._new(MoveKind.WARM, document, tier, host, why, planned), lambda: self._into_ram(version, host))
 
     def evict(self, document: Document, tier: Tier | None, *, why: str = ASKED_FOR) -> Move:
         """Remove the document's KV from RAM, from disk, or from both (None), on every host.
@@ -126,7 +135,7 @@ class Moves:
             raise Conflict(f"Document {document.id!r} is pinned: unpin it first.", param="document")
         ram, disk = tier in (Tier.RAM, None), tier in (Tier.DISK, None)
         name = tier.value if tier is not None else "all"
-        return self._start(MoveKind.EVICT, document, name, "", why, lambda: self._out(document, ram=ram, disk=disk))
+        return self._start(self._new(MoveKind.EVICT, document, name, "", why), lambda: self._out(document, ram=ram, disk=disk))
 
     async def settled(self, move: Move) -> Move:
         """The move once it ended."""
@@ -143,16 +152,8 @@ class Moves:
 
     # --- inside
 
-    def _start(
-        self, kind: MoveKind, document: Document, tier: str, where: str, why: str, act: Callable[[], Awaitable[None]]
-    ) -> Move:
-        """Begin the move; the same one that is under way already is that one."""
-        for move_id in self._tasks:
-            running = self._moves[move_id]
-            same = (running.kind, running.owner, running.document, running.tier, running.where)
-            if same == (kind, document.owner, document.id, tier, where):
-                return running
-        move = Move(
+    def _new(self, kind: MoveKind, document: Document, tier: str, where: str, why: str, planned: bool = False) -> Move:
+        return Move(
             id=uuid.uuid4().hex,
             kind=kind,
             owner=document.owner,
@@ -160,8 +161,16 @@ class Moves:
             tier=str(tier),
             where=where,
             why=why,
+            planned=planned,
             created_at=self._now(),
         )
+
+    def _start(self, move: Move, act: Callable[[], Awaitable[None]]) -> Move:
+        """Begin the move; the same one that is under way already is that one."""
+        for move_id in self._tasks:
+            running = self._moves[move_id]
+            if all(getattr(running, name) == getattr(move, name) for name in ("kind", "owner", "document", "tier", "where")):
+                return running
         self._moves[move.id] = move
         while len(self._moves) > REMEMBERED and next(iter(self._moves)) not in self._tasks:
             self._moves.popitem(last=False)
@@ -200,6 +209,7 @@ class Moves:
             server = self._hosts.get(host)
             if server is None:
                 raise NotFound("There is no KV server, and so no RAM tier.")
+            await self._ram.make_room(version, host)
             if await server.prefetch(ids, version.salt) < len(keys):
                 # Not all of it is on this disk: reading it brings it to RAM as well.
                 await self._reader.read(version, host=host)

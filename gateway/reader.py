@@ -18,6 +18,7 @@ from gateway.documents import Shelf
 from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache, PreparedPrefix
+from gateway.ram_keeper import RamKeeper
 from gateway.reading import Reading
 from observability.telemetry import Telemetry
 from router.documents import Version
@@ -50,6 +51,7 @@ class Reader:
         pool: WorkerPool,
         hosts: Hosts,
         keeper: DiskKeeper,
+        ram: RamKeeper,
         prefixes: PrefixCache,
         ledger: Ledger,
         reading: Reading,
@@ -63,6 +65,7 @@ class Reader:
         self._pool = pool
         self._hosts = hosts
         self._keeper = keeper
+        self._ram = ram
         self._prefixes = prefixes
         self._ledger = ledger
         self._reading = reading
@@ -94,6 +97,7 @@ class Reader:
             self._hosts.know(version, prefix.ids)
             await self._keeper.admit(self._shelf.catalog, version, host)
             try:
+                await self._ram.make_room(version, host)
                 if not await self._segments(version, prefix, reader, start, progress):
                     return
                 if not await self._stored(version, prefix, host) or not await self._verified(version, prefix, host):

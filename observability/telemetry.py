@@ -107,6 +107,8 @@ class Telemetry:
 
         self.evicted_bytes = meter.create_counter("kvshelf.evicted", unit="By", description="KV evicted from disk for lack of room")
         self.moves = meter.create_counter("kvshelf.moves", description="Moves between tiers, by kind and outcome")
+        self.evicted_ram_bytes = meter.create_counter("kvshelf.evicted.ram", unit="By", description="KV evicted from RAM to keep room")
+        self.prefetches = meter.create_counter("kvshelf.prefetches", description="Prefetched documents, by what became of them")
         self.prefetched_bytes = meter.create_counter("kvshelf.prefetched", unit="By", description="KV brought from disk to RAM ahead")
         self.damaged_chunks = meter.create_counter("kvshelf.damaged.chunks", description="Chunks found damaged on disk")
         self.repaired = meter.create_counter("kvshelf.repairs", description="Damaged documents written anew, by outcome")

@@ -16,6 +16,7 @@ from gateway.hosts import Hosts
 from gateway.ingestion import ATTEMPTS, Ingestion
 from gateway.pool import WorkerPool
 from gateway.prefixes import PrefixCache
+from gateway.ram_keeper import RamKeeper
 from gateway.reader import Reader
 from gateway.reading import Reading
 from gateway.uses import Uses
@@ -49,11 +50,13 @@ class Desk:
         keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), reading, Disk(), telemetry, token_bytes=1.0)
         self.shelf = Shelf(self.store, classifier, reading, keeper.check, now=lambda: 0.0)
         self.pool = WorkerPool([self.worker], ledger, capacity=8)
+        ram = RamKeeper(self.shelf, self.pool, hosts, ledger, telemetry, policy_name="lru", token_bytes=1.0, now=lambda: 0.0)
         reader = Reader(
             self.shelf,
             self.pool,
             hosts,
             keeper,
+            ram,
             PrefixCache(self.store, "small"),
             ledger,
             reading,
