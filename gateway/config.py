@@ -52,6 +52,8 @@ class RemoteKVServer(msgspec.Struct, frozen=True):
     """The disk tier's folder, where this machine can see it."""
     key_path: Path | None = None
     """The disk tier's master key, where its files are to be checked from here."""
+    named_seals: bool = False
+    """It was started with `backends/local/kv_server.py`: its sealed files name their chunks."""
     model: str | None = None
     """The workers' `--model`, where it is not `model.path`: it is part of the cache's keys."""
     chunk_bytes: Positive | None = None

@@ -81,7 +81,7 @@ async def open_parts(config: Config, stack: LocalStack | None = None) -> AsyncIt
             embedder=embedder,
             embedder_problem=embedder_problem,
             tokenizer=tokenizer,
-            versions=stack.versions() if stack is not None else {},
+            versions=_versions(config, stack),
             secret=secret,
             telemetry=telemetry,
             observers=tuple(_observers(config)),
@@ -102,6 +102,7 @@ def _kv_servers(
             chunk_tokens=chunk_tokens,
             disk_path=stack.disk_path,
             key_path=stack.key_path if config.engine.local.encrypted else None,
+            named=True,
             chunk_bytes=a_token * chunk_tokens if a_token is not None else None,
             name=LMCACHE,
         )
@@ -114,12 +115,19 @@ def _kv_servers(
             chunk_tokens=chunk_tokens,
             disk_path=remote.disk_path,
             key_path=remote.key_path,
+            named=remote.named_seals,
             chunk_bytes=remote.chunk_bytes or (a_token * chunk_tokens if a_token is not None else None),
             name=remote.name,
         )
         for remote in config.engine.kv_servers
     )
     return servers, config.engine.hosts
+
+
+def _versions(config: Config, stack: LocalStack | None) -> dict[str, str]:
+    """The engine's versions, and how its disk tier is stored: LMCache would take a sealed file for plain KV."""
+    found = stack.versions() if stack is not None else {}
+    return found | ({"disk": "plain"} if config.engine.local is not None and not config.engine.local.encrypted else {})
 
 
 def _token_bytes(config: Config) -> float:
@@ -138,8 +146,9 @@ def _observers(config: Config) -> Iterator[Callable[[Ledger], Awaitable[None]]]:
     servers = f"127.0.0.1:{local.kv_server_events_port}" if local is not None else engine.kv_server_events
     if servers is not None:
         host, _, port = servers.rpartition(":")
-        model = next((server.model for server in engine.kv_servers if server.model), absolute(config.model.path))
-        yield lambda ledger: CacheEventReceiver(host, int(port), ledger, model=model).run()
+        model = absolute(config.model.path)
+        models = {server.name: server.model for server in engine.kv_servers if server.model is not None}
+        yield lambda ledger: CacheEventReceiver(host, int(port), ledger, model=model, models=models).run()
 
 
 async def _embedder(config: Config, cleanup: AsyncExitStack) -> tuple[Embedder | None, str | None]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backends.base import Damage, DiskScan
-from backends.lmcache.keys import PARTIAL, file_name, parse_file_name
+from backends.lmcache.keys import CHUNK, PARTIAL, file_name, parse_file_name
 from backends.lmcache.sealed import Seal
 from router.chunk_tier import ChunkKey
 from router.documents import Salt
@@ -24,7 +24,9 @@ ABANDONED_AFTER_S = 60.0
 
 
 class DiskFiles:
-    def __init__(self, folder: Path, model: str, *, key_path: Path | None = None, chunk_bytes: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, model: str, *, key_path: Path | None = None, named: bool = False, chunk_bytes: int | None = None
+    ) -> None:
         """`model` is the path that the workers were started with.
 
         `key_path`: the disk tier's master key; None where it is stored plain. `chunk_bytes`: what a plain chunk weighs.
@@ -32,6 +34,7 @@ class DiskFiles:
         self._folder = folder
         self._model = model
         self._key_path = key_path
+        self._named = named
         self._chunk_bytes = chunk_bytes
 
     @property
@@ -94,11 +97,12 @@ class DiskFiles:
         master_key = self._key_path.read_bytes()
         if not master_key:
             raise OSError(f"{self._key_path} is empty")  # or every file would look damaged
-        seal = Seal(master_key, salt)
+        seal = Seal(master_key, salt, named=self._named)
         damaged, read_bytes = [], 0
         for key in keys:
             try:
-                frame = self._path(key, salt).read_bytes()
+                path = self._path(key, salt)
+                frame = path.read_bytes()
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -106,7 +110,7 @@ class DiskFiles:
                     raise
                 frame = b""
             read_bytes += len(frame)
-            if not seal.holds(frame):
+            if not seal.holds(frame, path.name.removesuffix(CHUNK)):
                 damaged.append(key)
         return Damage(tuple(damaged), read_bytes)
 

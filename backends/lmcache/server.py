@@ -79,6 +79,7 @@ class LMCacheServer:
         chunk_tokens: int,
         disk_path: Path | None,
         key_path: Path | None = None,
+        named: bool = False,
         chunk_bytes: int | None = None,
         name: str = "lmcache",
         prefetch_s: float = PREFETCH_S,
@@ -86,7 +87,8 @@ class LMCacheServer:
     ) -> None:
         """`model` is the workers' `--model`; `disk_path` the disk tier's folder, None where it can't be seen from here.
 
-        `key_path`: the disk tier's master key; None where it is stored plain, or the key is elsewhere. `chunk_bytes`:
+        `key_path`: the disk tier's master key; None where it is stored plain, or the key is elsewhere. `named`: whether
+        its seals name their chunks (`backends/local/kv_server.py`). `chunk_bytes`:
         what a chunk weighs (see `kv_bytes_a_token`), which tells a cut file of a plain tier. `name` is the server's
         `--instance-id`.
         """
@@ -95,7 +97,9 @@ class LMCacheServer:
         self._session = session
         self._model = model
         self._chunk_tokens = chunk_tokens
-        self._disk = DiskFiles(disk_path, model, key_path=key_path, chunk_bytes=chunk_bytes) if disk_path is not None else None
+        self._disk = (
+            DiskFiles(disk_path, model, key_path=key_path, named=named, chunk_bytes=chunk_bytes) if disk_path is not None else None
+        )
         self._prefetch_s = prefetch_s
         self._locked_s = locked_s
 

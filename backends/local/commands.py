@@ -18,6 +18,9 @@ from backends.settings import LocalEngine, Model
 GIB = 1024**3
 HOST = "127.0.0.1"
 LMCACHE = "lmcache"
+KV_SERVER = Path(__file__).with_name("kv_server.py")
+"""LMCache's server, with the serde that names chunks in their seals."""
+SERDE = "aesgcm-named"
 MQ_TIMEOUT_S = 3
 """How long a worker waits for a dead LMCache server, once, before it goes on without it."""
 HEARTBEAT_S = 1
@@ -98,9 +101,9 @@ def lmcache_server(settings: LocalEngine, *, chunk_tokens: int, key_path: Path, 
         "base_path": absolute(settings.disk_path),
     }
     if settings.encrypted:
-        disk["serde"] = {"type": "aesgcm", "aes_bits": 256, "master_key_path": absolute(key_path)}
+        disk["serde"] = {"type": SERDE, "master_key_path": absolute(key_path)}
     argv = (
-        *(absolute(settings.python), "-m", "lmcache.cli.main", "server"),
+        *(absolute(settings.python), absolute(KV_SERVER), "server"),
         *("--host", HOST, "--port", str(settings.lmcache_port)),
         *("--http-host", HOST, "--http-port", str(settings.lmcache_http_port)),
         *("--chunk-size", str(chunk_tokens)),

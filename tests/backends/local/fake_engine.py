@@ -22,7 +22,7 @@ def main(folder: Path, arguments: list[str]) -> None:
     if "-c" in arguments:
         sys.stdout.write(json.dumps(behaviour["packages"]))
         return
-    lmcache = "lmcache.cli.main" in arguments
+    lmcache = any(argument.endswith("kv_server.py") for argument in arguments)
     port = int(arguments[arguments.index("--http-port" if lmcache else "--port") + 1])
     name = "lmcache" if lmcache else f"port-{port}"
     if port in behaviour["stubborn"]:
