@@ -188,7 +188,7 @@ class Asker:
         is_seen = server is not None and server.sees_disk
         if not is_seen or self._ledger.disk_share(version, host) >= 1 or self._ledger.ram_share(version, host) >= 1:
             return True
-        if not await self._cold.keeps(self._shelf.catalog, version, host):
+        if not await self._cold.keeps(self._shelf, version, host):
             return False
         answering.callback(self._cold.written, version, laid_out.prefix.ids, host)
         return True

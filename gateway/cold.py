@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from gateway.disk_keeper import DiskKeeper
+from gateway.disk_keeper import DiskKeeper, HasCatalog
 from gateway.hosts import Hosts
-from router.documents import Catalog, Version, VersionId
+from router.documents import Version, VersionId
 from router.errors import StorageFull
 
 log = structlog.get_logger("cold")
@@ -29,7 +29,11 @@ class ColdQuestions:
         self._keeper = keeper
         self._turns: defaultdict[VersionId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: Counter[VersionId] = Counter()
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: dict[tuple[VersionId, str | None], asyncio.Task[None]] = {}
+
+    def __repr__(self) -> str:
+        waiting = sum(self._waiting.values())
+        return f"<ColdQuestions {waiting} in {len(self._turns)} turns, {len(self._settling)} being stored>"
 
     @asynccontextmanager
     async def turn(self, version: Version) -> AsyncIterator[None]:
@@ -43,10 +47,10 @@ class ColdQuestions:
             if not self._waiting[version.id]:
                 del self._waiting[version.id], self._turns[version.id]
 
-    async def keeps(self, catalog: Catalog, version: Version, host: str | None) -> bool:
+    async def keeps(self, shelf: HasCatalog, version: Version, host: str | None) -> bool:
         """Whether there is room for the version's KV on this host, which is then promised to it until `written`."""
         try:
-            await self._keeper.admit(catalog, version, host)
+            await self._keeper.admit(shelf, version, host)
         except StorageFull as error:
             log.info("cold_question_not_kept", version=version.id, why=str(error))
             return False
@@ -54,21 +58,32 @@ class ColdQuestions:
 
     def written(self, version: Version, ids: Sequence[int], host: str | None) -> None:
         """The question is answered. Storing goes on behind it: the promise ends once all is seen, or after a while."""
-        task = asyncio.create_task(self._settle(version, ids, host))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        key = version.id, host
+        if (before := self._settling.get(key)) is not None:
+            before.cancel()  # one look for all who asked
+        task = self._settling[key] = asyncio.create_task(self._seen(version, ids, host))
+        task.add_done_callback(lambda task: self._settle(task, version, host))
 
     async def close(self) -> None:
-        for task in self._settling:
+        tasks = tuple(self._settling.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._settling, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _settle(self, version: Version, ids: Sequence[int], host: str | None) -> None:
+    async def _seen(self, version: Version, ids: Sequence[int], host: str | None) -> None:
         try:
             async with asyncio.timeout(SEEN_WITHIN_S):
-                while not await self._hosts.stored(version, ids, host):
+                while True:
+                    if await self._hosts.stored(version, ids, host):
+                        return
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             log.info("cold_question_not_stored", version=version.id, host=host)
-        finally:
-            self._keeper.settle(version, host)
+        except OSError as error:
+            log.warning("cold_question_not_seen", version=version.id, host=host, error=str(error))
+
+    def _settle(self, task: asyncio.Task[None], version: Version, host: str | None) -> None:
+        """Called when the look ended, also where it was cancelled before it began."""
+        self._keeper.settle(version, host)
+        if self._settling.get((version.id, host)) is task:
+            del self._settling[version.id, host]

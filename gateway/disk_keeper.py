@@ -7,10 +7,12 @@ what it wrote has been seen (`settle`); what is there after a crash is counted f
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator
+from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.config import Disk as DiskConfig
 from gateway.hosts import Hosts
@@ -25,6 +27,12 @@ from router.residency import Ledger
 log = structlog.get_logger("disk")
 
 GIB = 2**30
+
+
+class HasCatalog(Protocol):
+    """The shelf: asked for its catalog whenever something is decided, as it may change while others are waited for."""
+
+    catalog: Catalog
 
 
 class DiskKeeper:
@@ -48,95 +56,128 @@ class DiskKeeper:
         self._telemetry = telemetry
         self._token_bytes = token_bytes
         self._promised: dict[str, dict[Salt, int]] = defaultdict(dict)
+        self._takers: Counter[tuple[str, Salt]] = Counter()
+        """How many have each promise: a question and a reading may write one version at once."""
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def __repr__(self) -> str:
-        promised = {host: sum(sizes.values()) for host, sizes in self._promised.items()}
-        return f"<DiskKeeper promised={promised}>"
+        return f"<DiskKeeper promised={ ({host: self.promised_bytes(host) for host in self._promised}) }>"
 
     def size_bytes(self, version: Version) -> int:
         """What the version's KV takes on a disk, in bytes."""
         return round(version.prefix_tokens * self._token_bytes)
 
+    def promised_bytes(self, host: str, salts: Container[Salt] | None = None) -> int:
+        """What is promised on this host (to these versions) and not written yet."""
+        tier = self._ledger.disk(host)
+        promised = self._promised[host].items()
+        return sum(max(size - tier.size_bytes(salt), 0) for salt, size in promised if salts is None or salt in salts)
+
     async def check(self, catalog: Catalog, prefix_tokens: int) -> None:
-        """Raises StorageFull if no host could make room for a document of so many tokens now."""
+        """Raises StorageFull if no host could make room for a document of so many tokens, whatever is read and asked now:
+        what is pinned stays, for the rest it can wait."""
         refusals = []
         need_bytes = round(prefix_tokens * self._token_bytes)
+        pinned = {version.salt for document in catalog if document.pinned for version in document.versions}
         for server in self._hosts:
             if not server.sees_disk:
                 return
-            answer = make_room(await self._disk(server.name), self._kept(catalog, server.name), need_bytes)
+            try:
+                disk = await self._disk(server.name, pinned)
+            except StorageFull as error:
+                refusals.append(error)
+                continue
+            kept = [replace(one, exempt=Exempt.PINNED if one.salt in pinned else None) for one in self._kept(catalog, server.name)]
+            answer = make_room(disk, kept, need_bytes)
             if not isinstance(answer, NoRoom):
                 return
-            refusals.append(answer)
+            refusals.append(self._full(answer))
         if refusals:
-            raise self._full(refusals[0])
+            raise refusals[0]
 
-    async def admit(self, catalog: Catalog, version: Version, host: str | None) -> None:
+    async def admit(self, shelf: HasCatalog, version: Version, host: str | None) -> None:
         """Promise the version room on this host, evicting what has to go. Raises StorageFull where that isn't enough.
 
-        Ends with `settle`. A version that was promised room already keeps that.
+        Ends with one `settle`. A version that was promised room already keeps that, until the last is settled.
         """
         server = self._hosts.get(host)
         if server is None or host is None or not server.sees_disk:
             return
         async with self._locks[host]:
             promised = self._promised[host]
-            if version.salt in promised:
-                return
-            need_bytes = max(self.size_bytes(version) - self._ledger.disk(host).size_bytes(version.salt), 0)
-            # Promised before the evicting waits: it must not be evicted itself.
-            promised[version.salt] = self.size_bytes(version)
-            try:
-                await self._make_room(catalog, host, need_bytes, version.salt)
-            except BaseException:
-                del promised[version.salt]
-                raise
+            if version.salt not in promised:
+                need_bytes = max(self.size_bytes(version) - self._ledger.disk(host).size_bytes(version.salt), 0)
+                # Promised before the evicting waits: it must not be evicted itself.
+                promised[version.salt] = self.size_bytes(version)
+                try:
+                    await self._make_room(shelf, host, need_bytes, version.salt)
+                except BaseException:
+                    del promised[version.salt]
+                    raise
+            self._takers[host, version.salt] += 1
 
     def settle(self, version: Version, host: str | None) -> None:
         """What the version wrote is on the disk and in the ledger, or will never be."""
-        if host is not None:
-            self._promised[host].pop(version.salt, None)
+        if host is None or not self._takers[host, version.salt]:
+            return
+        self._takers[host, version.salt] -= 1
+        if not self._takers[host, version.salt]:
+            del self._takers[host, version.salt], self._promised[host][version.salt]
 
-    async def keep(self, catalog: Catalog) -> None:
+    async def keep(self, shelf: HasCatalog) -> None:
         """Evict what is too much on any host now, as after a budget was lowered or the disk filled by others."""
         for server in self._hosts:
             if server.sees_disk:
                 async with self._locks[server.name]:
                     try:
-                        await self._make_room(catalog, server.name, 0, None)
+                        await self._make_room(shelf, server.name, 0, None)
                     except StorageFull as error:
                         log.warning("disk_over_budget", host=server.name, error=str(error))
 
     # --- inside
 
-    async def _make_room(self, catalog: Catalog, host: str, need_bytes: int, writing: Salt | None) -> None:
-        disk = await self._disk(host, but=writing)
-        answer = make_room(disk, self._kept(catalog, host), need_bytes)
-        if isinstance(answer, NoRoom):
-            raise self._full(answer)
-        for salt in answer.evict:
-            size_bytes = self._ledger.disk(host).size_bytes(salt)
-            try:
-                await self._hosts.delete(salt, self._ledger.disk(host).keys(salt), ram=False, host=host)
-            except OSError as error:
-                raise StorageFull(f"Nothing could be evicted from the disk tier: {error}") from error
-            self._telemetry.evicted_bytes.add(size_bytes, {HOST: host})
-            log.info("evicted_from_disk", host=host, salt=salt[:12], size_bytes=size_bytes, for_bytes=need_bytes)
+    async def _make_room(self, shelf: HasCatalog, host: str, need_bytes: int, writing: Salt | None) -> None:
+        """`writing` needs `need_bytes`; what was promised to the others is theirs."""
+        while True:
+            others = self._promised[host].keys() - {writing}
+            answer = make_room(await self._disk(host, others), self._kept(shelf.catalog, host), need_bytes)
+            if isinstance(answer, NoRoom):
+                raise self._full(answer)
+            for salt in answer.evict:
+                if any(one.exempt for one in self._kept(shelf.catalog, host) if one.salt == salt):
+                    break  # asked or pinned while another was deleted: decided anew
+                await self._evict(host, salt, need_bytes)
+            else:
+                return
 
-    async def _disk(self, host: str, *, but: Salt | None = None) -> Disk:
-        """The host's disk now. `but`: whose promise is not counted, as its need is given apart."""
-        server = self._hosts.get(host)
+    async def _evict(self, host: str, salt: Salt, need_bytes: int) -> None:
         tier = self._ledger.disk(host)
-        ahead = {salt: max(size - tier.size_bytes(salt), 0) for salt, size in self._promised[host].items() if salt != but}
+        size_bytes = tier.size_bytes(salt)
+        try:
+            await self._hosts.delete(salt, tier.keys(salt), ram=False, host=host)
+        except OSError as error:
+            raise StorageFull(f"Nothing could be evicted from the disk tier: {error}") from error
+        self._telemetry.evicted_bytes.add(size_bytes, {HOST: host})
+        log.info("evicted_from_disk", host=host, salt=salt[:12], size_bytes=size_bytes, for_bytes=need_bytes)
+
+    async def _disk(self, host: str, promised: Container[Salt]) -> Disk:
+        """The host's disk now, of the promises only these counted.
+
+        Raises StorageFull where it can't be looked at: nothing should be written to it either.
+        """
+        server = self._hosts.get(host)
+        try:
+            free_bytes = await server.free_bytes() if server is not None else None
+        except OSError as error:
+            raise StorageFull(f"The disk tier can't be looked at: {error}") from error
         config = self._config
         return Disk(
-            used_bytes=tier.total_bytes,
-            free_bytes=await server.free_bytes() if server is not None else None,
+            used_bytes=self._ledger.disk(host).total_bytes,
+            free_bytes=free_bytes,
             budget_bytes=None if config.budget_gib is None else round(config.budget_gib * GIB),
             floor_bytes=round(config.min_free_gib * GIB),
             low_watermark=config.low_watermark,
-            promised_bytes=sum(ahead.values()),
+            promised_bytes=self.promised_bytes(host, promised),
         )
 
     def _kept(self, catalog: Catalog, host: str) -> Iterator[Kept]:

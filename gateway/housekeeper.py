@@ -1,9 +1,9 @@
 """Keeps the tiers in order beside the questions: what lies on the disks is looked at, what nobody wants is removed.
 
-  1. At start every version's chunk keys are learnt, so that the ledger can tell a whole one from one with a gap.
-  2. Again and again: the disks are looked at; half-written files and KV without a document are removed, files that
-     are no chunks reported; what is over the budget is evicted; expired documents lose their KV; a pinned one that
-     lost it is read again.
+1. At start every version's chunk keys are learnt, so that the ledger can tell a whole one from one with a gap.
+2. Again and again: the disks are looked at; half-written files and KV without a document are removed, files that
+   are no chunks reported; what is over the budget is evicted; expired documents lose their KV; a pinned one that
+   lost it is read again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Housekeeper:
         except (KvshelfError, OSError) as error:
             log.warning("orphans_not_collected", error=str(error))
         self._report_foreign(scans)
-        await self._keeper.keep(self._shelf.catalog)
+        await self._keeper.keep(self._shelf)
         for document in tuple(self._shelf.catalog):
             await self._retain(document)
 

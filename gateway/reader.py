@@ -95,7 +95,7 @@ class Reader:
         try:
             prefix = await self._prefixes.get(version)
             self._hosts.know(version, prefix.ids)
-            await self._keeper.admit(self._shelf.catalog, version, host)
+            await self._keeper.admit(self._shelf, version, host)
             try:
                 await self._ram.make_room(version, host)
                 if not await self._segments(version, prefix, reader, start, progress):

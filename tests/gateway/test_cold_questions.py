@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.cold import ColdQuestions
 from router.documents import Salt
 from router.errors import EngineFailed
 from tests.fakes.engine import CHUNK, Fault, Gate
 from tests.fakes.gateway import eventually
+from tests.gateway.cellar import SIZE as CELLAR_SIZE
+from tests.gateway.cellar import Cellar, ids_of
 from tests.gateway.tiers import SIZE, TieredGateway, TrueHost, budget, text
 
 QUESTION = "What is it about?"
@@ -115,3 +118,72 @@ async def test_a_question_past_the_cache_waits_for_nobody_and_keeps_nothing(tmp_
         gate.open()
         await held
         assert set(running.host.disk) == {running.salt(name) for name in running.on_disk()}
+
+
+@pytest.fixture
+async def cellar() -> AsyncIterator[Cellar]:
+    cellar = Cellar()
+    yield cellar
+    cellar.telemetry.close()
+
+
+async def test_nothing_is_left_of_turns_however_they_end(cellar: Cellar) -> None:
+    cold = ColdQuestions(cellar.hosts, cellar.keeper)
+    version = cellar.add("a")
+    order = []
+
+    async def ask(number: int, *, fails: bool = False) -> None:
+        async with cold.turn(version):
+            order.append(number)
+            await asyncio.sleep(0.01)
+            if fails:
+                raise EngineFailed("so")
+
+    first = asyncio.create_task(ask(1, fails=True))
+    gone = asyncio.create_task(ask(2))
+    last = asyncio.create_task(ask(3))
+    await asyncio.sleep(0)
+    assert repr(cold) == "<ColdQuestions 3 in 1 turns, 0 being stored>"
+    gone.cancel()
+    await asyncio.gather(first, gone, last, return_exceptions=True)
+    assert order == [1, 3]
+    assert repr(cold) == "<ColdQuestions 0 in 0 turns, 0 being stored>"
+
+
+async def test_a_promise_ends_once_all_that_was_written_is_seen(cellar: Cellar) -> None:
+    cold = ColdQuestions(cellar.hosts, cellar.keeper)
+    version = cellar.add("a")
+    for _ in range(3):
+        assert await cold.keeps(cellar, version, "a")
+        cold.written(version, ids_of(version), "a")
+    assert repr(cold) == "<ColdQuestions 0 in 0 turns, 1 being stored>"
+    await asyncio.sleep(0.05)
+    assert cellar.promised["a"] == CELLAR_SIZE
+    for end in range(CHUNK, version.prefix_tokens + 1, CHUNK):
+        cellar.fakes["a"].store(version.salt, tuple(ids_of(version)[:end]))
+    await eventually(lambda: repr(cellar.keeper) == "<DiskKeeper promised={'a': 0, 'b': 0}>")
+    await eventually(lambda: repr(cold) == "<ColdQuestions 0 in 0 turns, 0 being stored>")
+    assert cellar.ledger.disk_share(version, "a") == 1
+    cellar.ledger.disk("a").forget(version.salt)
+    assert cellar.promised["a"] == 0  # none is left, not only filled
+
+
+async def test_a_promise_ends_where_the_gateway_does(cellar: Cellar) -> None:
+    cold = ColdQuestions(cellar.hosts, cellar.keeper)
+    version = cellar.add("a")
+    for at_once in (True, False):
+        assert await cold.keeps(cellar, version, "a")
+        cold.written(version, ids_of(version), "a")
+        if not at_once:
+            await asyncio.sleep(0.01)
+        await cold.close()
+        await asyncio.sleep(0)
+        assert cellar.promised["a"] == 0
+
+
+async def test_where_there_is_no_room_nothing_is_promised(cellar: Cellar) -> None:
+    cold = ColdQuestions(cellar.hosts, cellar.keeper)
+    for name in "abc":
+        cellar.add(name, on="a", pinned=True)
+    assert not await cold.keeps(cellar, cellar.add("d"), "a")
+    assert cellar.promised["a"] == 0
