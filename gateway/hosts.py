@@ -57,21 +57,27 @@ class Hosts:
             await asyncio.sleep(self._check_interval_s)
 
     async def scan(self) -> dict[str, DiskScan]:
-        """Look at every disk that can be seen; the ledger then believes what is there."""
+        """Look at every disk that can be seen; the ledger then believes what is there.
+
+        What is written, deleted or told of while the look takes place is believed as that has it.
+        """
         found = {}
         for server in self:
             if not server.sees_disk:
                 continue
+            tier = self._ledger.disk(server.name)
+            changing = tier.looking()
             try:
                 scan = await server.scan()
             except OSError as error:
                 log.warning("disk_not_scanned", host=server.name, error=str(error))
                 continue
-            tier = self._ledger.disk(server.name)
-            for salt in set(tier.salts) - set(scan.chunks):
+            finally:
+                tier.looked(changing)
+            for salt in tier.salts.keys() - scan.chunks.keys() - changing:
                 tier.forget(salt)
-            for salt, chunks in scan.chunks.items():
-                tier.observed(salt, chunks)
+            for salt in scan.chunks.keys() - changing:
+                tier.observed(salt, scan.chunks[salt])
             found[server.name] = scan
         return found
 
@@ -89,7 +95,14 @@ class Hosts:
         keys = self.know(version, ids)
         for server in self:
             if server.sees_disk:
-                self._ledger.disk(server.name).observed(version.salt, await server.on_disk(keys, version.salt))
+                tier = self._ledger.disk(server.name)
+                changing = tier.looking()
+                try:
+                    there = await server.on_disk(keys, version.salt)
+                finally:
+                    tier.looked(changing)
+                if version.salt not in changing:
+                    tier.observed(version.salt, there)
 
     async def stored(self, version: Version, ids: Sequence[int], host: str | None) -> bool:
         """Whether the whole prefix is where it outlives the engine: on the host's disk.

@@ -22,6 +22,7 @@ class ChunkTier:
     def __init__(self) -> None:
         self._chunks: dict[Salt, dict[ChunkKey, int]] = {}
         self._sizes: dict[Salt, int] = {}
+        self._looks: list[set[Salt]] = []
         self.total_bytes = 0
 
     def __repr__(self) -> str:
@@ -38,6 +39,7 @@ class ChunkTier:
         before = chunks.get(key, 0)
         chunks[key] = size_bytes or before
         self._count(salt, chunks[key] - before)
+        self._changed(salt)
 
     def removed(self, salt: Salt, key: ChunkKey) -> None:
         """The chunk is here no more. One that was never told of is no error."""
@@ -45,6 +47,7 @@ class ChunkTier:
         if chunks is None or key not in chunks:
             return
         self._count(salt, -chunks.pop(key))
+        self._changed(salt)
         if not chunks:
             del self._chunks[salt], self._sizes[salt]
 
@@ -57,6 +60,19 @@ class ChunkTier:
     def forget(self, salt: Salt) -> None:
         if self._chunks.pop(salt, None) is not None:
             self.total_bytes -= self._sizes.pop(salt)
+            self._changed(salt)
+
+    def looking(self) -> set[Salt]:
+        """Somebody begins to look, which takes a while: the salts that change meanwhile, of which more is known than is seen.
+
+        To be handed to `looked` once that is done.
+        """
+        changing: set[Salt] = set()
+        self._looks.append(changing)
+        return changing
+
+    def looked(self, changing: set[Salt]) -> None:
+        self._looks = [other for other in self._looks if other is not changing]
 
     def size_bytes(self, salt: Salt) -> int:
         return self._sizes.get(salt, 0)
@@ -83,3 +99,7 @@ class ChunkTier:
     def _count(self, salt: Salt, more_bytes: int) -> None:
         self._sizes[salt] = self._sizes.get(salt, 0) + more_bytes
         self.total_bytes += more_bytes
+
+    def _changed(self, salt: Salt) -> None:
+        for changing in self._looks:
+            changing.add(salt)

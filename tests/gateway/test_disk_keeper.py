@@ -56,6 +56,20 @@ async def test_room_is_promised_once(cellar: Cellar) -> None:
     assert cellar.promised["a"] == 3 * SIZE
 
 
+async def test_what_is_being_written_does_not_go_though_it_is_the_oldest(cellar: Cellar) -> None:
+    """A question writes it, and may be answered already: nobody leases it any more."""
+    oldest = cellar.add("a")
+    for name in "bc":
+        cellar.add(name, on="a")
+    await cellar.keeper.admit(cellar, oldest, "a")
+    cellar.write(oldest, "a", chunks=1)
+    await cellar.keeper.admit(cellar, cellar.add("d", incoming=True), "a")
+    assert cellar.on("a") == "ac"
+    cellar.keeper.settle(oldest, "a")
+    await cellar.keeper.admit(cellar, cellar.add("e", incoming=True), "a")
+    assert cellar.on("a") == "c"
+
+
 async def test_what_is_there_already_needs_no_room_again(cellar: Cellar) -> None:
     cellar.add("a", on="a")
     cellar.add("b", on="a")

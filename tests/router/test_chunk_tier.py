@@ -88,6 +88,25 @@ def test_what_is_forgotten_counts_no_more() -> None:
     tier.check()
 
 
+def test_what_changes_during_a_look_is_known_to_whoever_looks() -> None:
+    tier = holding(0)
+    tier.stored(B, KEYS[0], 1)
+    first = tier.looking()
+    tier.removed(A, KEYS[1])  # was not there
+    tier.forget(Salt("other"))
+    assert first == set()
+    tier.removed(A, KEYS[0])
+    second = tier.looking()
+    tier.stored(Salt("new"), KEYS[0], 1)
+    assert (first, second) == ({A, "new"}, {"new"})
+    tier.looked(first)
+    tier.forget(B)
+    assert (first, second) == ({A, "new"}, {"new", B})
+    tier.looked(second)
+    tier.observed(A, {KEYS[2]: 1})
+    assert (first, second) == ({A, "new"}, {"new", B})
+
+
 def test_the_salts_that_are_shown_can_not_be_changed() -> None:
     with pytest.raises(TypeError):
         holding(0).salts[A] = 1  # type: ignore[index]
