@@ -1,0 +1,134 @@
+"""The planner's rules, whatever happens: RAM never overflows, nothing exempt goes, nothing is moved twice, and no thrashing."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from router import promotions
+from router.policies import CHOICES, policy
+from router.promotions import COOLDOWN_S, WINDOW_S, Candidate, Kept, Promotion, Promotions, Snapshot
+
+CAPACITY = 1_000
+SIZES = {key: 7 + 31 * number for number, key in enumerate("abcdefghij")}
+KEYS = st.sampled_from(sorted(SIZES))
+CANDIDATES = st.lists(st.tuples(KEYS, st.floats(0, 1), st.booleans()), max_size=6)
+
+
+class PromotionsMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1e6
+        self.promotions = Promotions[str]()
+        self.held: dict[str, int] = {}
+        self.flying: dict[str, Promotion[str]] = {}
+        self.unasked: set[str] = set()
+        self.in_vain: dict[str, float] = {}
+        self.pushed: list[tuple[float, int]] = []
+        """When how many bytes were brought in the place of others, for guesses."""
+
+    @initialize(name=st.sampled_from(sorted(CHOICES)))
+    def begin(self, name: str) -> None:
+        self.policy = policy(name, CAPACITY)
+
+    @rule(passed=st.sampled_from([1.0, 600.0, WINDOW_S, COOLDOWN_S]))
+    def time_passes(self, passed: float) -> None:
+        self.now += passed
+
+    @rule(key=KEYS)
+    def question(self, key: str) -> None:
+        self.policy.used(key, SIZES[key], 1.0, self.now)
+        assert self.promotions.used(key) is (key in self.unasked)
+        self.unasked.discard(key)
+        if key not in self.held and key not in self.flying:
+            need = self.used_bytes + SIZES[key] - CAPACITY
+            victims = self.policy.victims(need, self.now, Kept(self.promotions, self.now))
+            if need <= 0 or victims:
+                for victim in victims:
+                    self.evict(victim)
+                self.arrive(key)
+
+    @rule(candidates=CANDIDATES, exempt=st.frozensets(KEYS, max_size=3), waiting=st.booleans())
+    def plan(self, candidates: list[tuple[str, float, bool]], exempt: frozenset[str], waiting: bool) -> None:
+        pinned = {key for key, _, is_pinned in candidates if is_pinned}
+        offered = tuple(Candidate(key, SIZES[key], 1.0, probability, "?", key in pinned) for key, probability, _ in candidates)
+        snapshot = Snapshot(offered, self.held, sum(self.held.values()), CAPACITY, exempt, waiting)
+        plans = self.promotions.plan(snapshot, self.policy, self.now)
+        assert plans == self.promotions.plan(snapshot, self.policy, self.now)
+        keys, victims = [plan.key for plan in plans], [victim for plan in plans for victim in plan.evict]
+        assert not (waiting and plans)
+        assert len({*keys, *victims}) == len(keys) + len(victims)
+        assert set(keys) <= {key for key, _, _ in candidates} - set(self.held) - set(self.flying)
+        assert set(victims) <= set(self.held) - exempt
+        first_guess = next((number for number, key in enumerate(keys) if key not in pinned), len(keys))
+        assert not pinned & set(keys[first_guess:])
+        for plan in plans:
+            assert plan.key in pinned or self.now - self.in_vain.get(plan.key, -1e9) >= COOLDOWN_S
+            self.start(plan, guessed=plan.key not in pinned)
+        flying = sum(SIZES[key] for key in self.flying)
+        assert not plans or len(self.flying) == 1 or flying <= promotions.IN_FLIGHT_SHARE * CAPACITY
+
+    @rule(ends_well=st.booleans())
+    def promotion_ends(self, ends_well: bool) -> None:
+        for key in sorted(self.flying)[:1]:
+            del self.flying[key]
+            if ends_well:
+                self.promotions.finished(key, self.now)
+                self.unasked.add(key)
+                self.arrive(key)
+            else:
+                self.promotions.failed(key, self.now)
+                self.in_vain[key] = self.now
+
+    @rule(key=KEYS)
+    def version_is_deleted(self, key: str) -> None:
+        self.held.pop(key, None)
+        self.unasked.discard(key)
+        self.in_vain.pop(key, None)
+        self.policy.forget(key)
+        self.promotions.forget(key)
+
+    @invariant()
+    def ram_never_overflows(self) -> None:
+        assert self.used_bytes <= CAPACITY
+        assert self.promotions.in_flight_bytes == sum(SIZES[key] for key in self.flying)
+
+    @invariant()
+    def only_so_much_is_pushed_out_by_guesses(self) -> None:
+        lately = sum(size for at, size in self.pushed if self.now - at < WINDOW_S)
+        assert lately <= promotions.WINDOW_SHARE * CAPACITY
+
+    @invariant()
+    def it_checks(self) -> None:
+        self.promotions.check()
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(self.held.values()) + sum(SIZES[key] for key in self.flying)
+
+    def start(self, plan: Promotion[str], *, guessed: bool) -> None:
+        self.promotions.started(plan, self.now)
+        self.unasked.discard(plan.key)
+        self.in_vain.pop(plan.key, None)
+        for victim in plan.evict:
+            self.evict(victim)
+        self.flying[plan.key] = plan
+        if plan.evict and guessed:
+            self.pushed.append((self.now, plan.size_bytes))
+
+    def arrive(self, key: str) -> None:
+        self.held[key] = SIZES[key]
+        self.policy.added(key, SIZES[key], 1.0, self.now)
+
+    def evict(self, key: str) -> None:
+        del self.held[key]
+        self.policy.removed(key)
+        assert self.promotions.evicted(key, self.now) is (key in self.unasked)
+        if key in self.unasked:
+            self.unasked.discard(key)
+            self.in_vain[key] = self.now
+
+
+PromotionsMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestPromotions = PromotionsMachine.TestCase
