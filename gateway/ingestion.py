@@ -21,7 +21,7 @@ from gateway.documents import Shelf
 from gateway.pool import WorkerPool
 from gateway.reader import NotKept, Reader
 from observability.telemetry import DOCUMENT, OUTCOME, READING_SPAN, Telemetry
-from router.documents import DocumentId, Owner, VersionId, VersionState
+from router.documents import DocumentId, Owner, Version, VersionId, VersionState
 from router.errors import EngineFailed, EngineUnavailable, KvshelfError, NotFound, StorageFull, StoreUnavailable
 
 log = structlog.get_logger("ingestion")
@@ -121,7 +121,7 @@ class Ingestion:
             except EngineUnavailable:
                 await asyncio.sleep(RETRY_S)
             except StorageFull as error:
-                await self._shelf.record(owner, document_id, replace(version, error=str(error)))
+                await self._note(owner, document_id, replace(version, error=str(error)))
                 await asyncio.sleep(ROOM_RETRY_S)
             except StoreUnavailable as error:
                 log.warning("reading_postponed", document=document_id, version=version_id, error=str(error))
@@ -131,7 +131,14 @@ class Ingestion:
     async def _begin_anew(self, owner: Owner, document_id: DocumentId, version_id: VersionId) -> None:
         version = self._shelf.incoming(owner, document_id, version_id)
         if version is not None:
-            await self._shelf.record(owner, document_id, replace(version, read_tokens=0))
+            await self._note(owner, document_id, replace(version, read_tokens=0))
+
+    async def _note(self, owner: Owner, document_id: DocumentId, version: Version) -> None:
+        """Record it, if the database takes it now."""
+        try:
+            await self._shelf.record(owner, document_id, version)
+        except StoreUnavailable as error:
+            log.warning("reading_not_noted", document=document_id, version=version.id, error=str(error))
 
     async def _fail(self, owner: Owner, document_id: DocumentId, version_id: VersionId, error: KvshelfError) -> None:
         """Have it stored why the version could not be read, once the database takes it."""

@@ -98,6 +98,7 @@ class Reader:
             await self._keeper.admit(self._shelf, version, host)
             try:
                 await self._ram.make_room(version, host)
+                await self._have_written(version, host)
                 if not await self._segments(version, prefix, reader, start, progress):
                     return
                 if not await self._stored(version, prefix, host) or not await self._verified(version, prefix, host):
@@ -105,7 +106,7 @@ class Reader:
                         "The document was read, but its KV was not kept. Is the KV server up, and is there room on its disk?"
                     )
             finally:
-                self._keeper.settle(version, host)
+                await self._settle(version, prefix, host)
         finally:
             self._ledger.release(version)
 
@@ -120,6 +121,26 @@ class Reader:
             )
         finally:
             self._ledger.release(version)
+
+    async def _settle(self, version: Version, prefix: PreparedPrefix, host: str | None) -> None:
+        """Give the promise of room back, once what was written is known to the ledger: also where the reading broke off."""
+        try:
+            with suppress(OSError):
+                await self._hosts.look(version, prefix.ids)
+        finally:
+            self._keeper.settle(version, host)
+
+    async def _have_written(self, version: Version, host: str | None) -> None:
+        """Drop from RAM what is not on the host's disk: the KV server writes a chunk only as it comes to RAM, and never later."""
+        if host is None or version.salt not in self._ledger.ram(host).salts:
+            return
+        on_disk = set(self._ledger.disk(host).keys(version.salt))
+        missing = [key for key in self._ledger.ram(host).keys(version.salt) if key not in on_disk]
+        try:
+            if missing and (server := self._hosts.get(host)) is not None and server.sees_disk:
+                await self._hosts.delete(version.salt, missing, disk=False, host=host)
+        except OSError as error:
+            log.info("not_dropped_from_ram", host=host, version=version.id, error=str(error))
 
     def _check_suffix(self) -> list[int]:
         return suffix_ids(self._reading.layout, self._reading.tokenizer, _CHECK_QUESTION)
