@@ -32,6 +32,7 @@ from gateway.config import Config
 from gateway.disk_keeper import DiskKeeper
 from gateway.documents import Shelf
 from gateway.documents_api import DocumentsController
+from gateway.documents_views import DocumentViews
 from gateway.errors import HANDLERS
 from gateway.gauges import observe
 from gateway.health import Health
@@ -144,6 +145,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         model=config.model.name,
         max_body_bytes=config.server.max_body_mib * 2**20,
         allow_cache_bypass=config.allow_cache_bypass,
+        ttl_refresh=config.retention.ttl_refresh,
     )
     observe(telemetry, shelf, pool, ledger)
 
@@ -176,7 +178,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         "shelf": shelf,
         "classifier": classifier,
         "health": Health(pool, hosts, parts.store, classifier, catalog_watcher),
-        "ledger": ledger,
+        "views": DocumentViews(shelf, ledger, uses),
         "moves": moves,
     }
     return Litestar(

@@ -168,6 +168,9 @@ class Asker:
                 keep_tokens = 0
             if course.tier is Tier.DISK:
                 await self._ram.ready(version, laid_out.prefix.ids, self._ledger.host_of(worker.name))
+            course.gpu_tokens = (
+                0 if question.bypass else round(self._ledger.gpu_share(version, worker.name) * version.prefix_tokens)
+            )
             deltas = await answering.enter_async_context(worker.complete(laid_out.body(keep_tokens)))
             with self._pool.waiting(worker):
                 first = await anext(deltas, None)

@@ -53,6 +53,7 @@ class ChatHandler:
         model: str,
         max_body_bytes: int,
         allow_cache_bypass: bool,
+        ttl_refresh: bool,
     ) -> None:
         self._shelf = shelf
         self._classifier = classifier
@@ -63,6 +64,7 @@ class ChatHandler:
         self._model = model
         self._max_body_bytes = max_body_bytes
         self._allow_cache_bypass = allow_cache_bypass
+        self._ttl_refresh = ttl_refresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `POST /v1/chat/completions`. Raises KvshelfError for whatever goes wrong before the first delta."""
@@ -101,6 +103,10 @@ class ChatHandler:
         question = Question(request.turns, request.system, request.answer_tokens, request.sampling, bypass)
         async with self._asker.ask(question, chosen, course) as deltas:
             course.outcome = await self._send_answer(request, chosen, deltas, course, send)
+        key = (chosen.document.owner, chosen.document.id)
+        self._uses.book(key, course.tokens)
+        if self._ttl_refresh and course.outcome == "ok":
+            await self._shelf.refresh(*key, self._shelf.now())
 
     async def _choose(self, principal: Principal, request: ChatRequest) -> Chosen:
         """The document and the version that answers. Raises NotFound, Unrouted or NotReady."""

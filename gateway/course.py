@@ -12,6 +12,7 @@ from observability import telemetry as names
 from observability.telemetry import Telemetry
 from router.documents import Document, TenantId, Version
 from router.residency import Tier
+from router.tokens import TokenSplit, split
 
 
 class Chosen(msgspec.Struct, frozen=True):
@@ -35,6 +36,8 @@ class Course:
         self.tier = Tier.NONE
         self.first_token_s: float | None = None
         self.usage = Usage()
+        self.gpu_tokens = 0
+        """How much of the prefix was believed to be on the worker's GPU tier when it was asked."""
         self.outcome = "error"
 
     def first_token(self) -> None:
@@ -46,6 +49,13 @@ class Course:
         believed = self.tier in (Tier.GPU, Tier.RAM, Tier.DISK)
         known = self.usage.prompt_tokens > 0 and self.chosen is not None
         return believed and known and self.usage.cached_tokens < (self.chosen.version.prefix_tokens if self.chosen else 0)
+
+    @property
+    def tokens(self) -> TokenSplit:
+        """Where the prompt's tokens came from; nothing until the usage is known."""
+        prefix = self.chosen.version.prefix_tokens if self.chosen else 0
+        usage = self.usage
+        return split(prompt=usage.prompt_tokens, cached=usage.cached_tokens, prefix=prefix, on_gpu=self.gpu_tokens)
 
     def report(self, telemetry: Telemetry, tenant: TenantId) -> None:
         """Write the span's attributes and the metrics, however the question ended."""
@@ -73,6 +83,9 @@ class Course:
             return
         telemetry.prompt_tokens.add(usage.prompt_tokens)
         telemetry.cached_tokens.add(usage.cached_tokens)
+        tokens = self.tokens
+        for origin, count in (("recomputed", tokens.recomputed), ("restored", tokens.restored), ("reused", tokens.reused)):
+            telemetry.question_tokens.add(count, {names.ORIGIN: origin})
         telemetry.completion_tokens.add(usage.completion_tokens)
         self.span.set_attributes(
             {

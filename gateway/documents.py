@@ -80,7 +80,7 @@ class Shelf:
                 await self._classifier.recall(document.current.id, document.descriptor)
             version = document.incoming
             if version is not None and (version.state is VersionState.FAILED or not self._reading.reads(version)):
-                await self._make_anew(replace(document, incoming=None), version)
+                await self._make_anew(document, version)
 
     def is_stale(self, document: Document) -> bool:
         """Whether the version that answers was read by another engine: its KV can't be used any more."""

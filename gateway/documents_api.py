@@ -21,14 +21,13 @@ from gateway.documents_views import (
     Deleted,
     DocumentList,
     DocumentView,
+    DocumentViews,
     NewDocument,
-    document_view,
 )
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, check_id, content_digest, slug
 from router.errors import Conflict, InvalidRequest
 from router.prompts import clean_text
-from router.residency import Ledger
 
 T = TypeVar("T")
 
@@ -39,28 +38,26 @@ class DocumentsController(Controller):
 
     @get()
     async def list_documents(
-        self, shelf: NamedDependency[Shelf], ledger: NamedDependency[Ledger], request: Request[Any, Principal, Any]
+        self, shelf: NamedDependency[Shelf], views: NamedDependency[DocumentViews], request: Request[Any, Principal, Any]
     ) -> DocumentList:
         """Every document that this key's tenant may ask."""
-        return DocumentList(
-            [_view(shelf, ledger, document) for document in shelf.catalog.visible_to(request.auth.tenant)]
-        )
+        return DocumentList([views.of(document, request.auth.tenant) for document in shelf.catalog.visible_to(request.auth.tenant)])
 
     @get("/{document_id:str}")
     async def show_document(
         self,
         document_id: FromPath[str],
         shelf: NamedDependency[Shelf],
-        ledger: NamedDependency[Ledger],
+        views: NamedDependency[DocumentViews],
         request: Request[Any, Principal, Any],
     ) -> DocumentView:
-        return _view(shelf, ledger, shelf.catalog.find(request.auth.tenant, document_id))
+        return views.of(shelf.catalog.find(request.auth.tenant, document_id), request.auth.tenant)
 
     @post()
     async def add_document(
         self,
         shelf: NamedDependency[Shelf],
-        ledger: NamedDependency[Ledger],
+        views: NamedDependency[DocumentViews],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
         title: Annotated[str | None, QueryParameter(max_length=300, pattern=NO_NUL)] = None,
@@ -79,21 +76,21 @@ class DocumentsController(Controller):
             raise NotText("Send the text itself instead of a form, e.g. with: curl --data-binary @FILE", param="text")
         else:
             new = NewDocument(text_of(body), document_id, title, shared=shared)
-        return await _put(shelf, ledger, request.auth, new)
+        return await _put(shelf, views, request.auth, new)
 
     @patch("/{document_id:str}")
     async def change_document(
         self,
         document_id: FromPath[str],
         shelf: NamedDependency[Shelf],
-        ledger: NamedDependency[Ledger],
+        views: NamedDependency[DocumentViews],
         request: Request[Any, Principal, Any],
     ) -> DocumentView:
         """Change title, summary, tags or questions, and how long the document's KV is kept."""
         document = _own(shelf, request.auth, document_id)
         changes = decode(await request.body(), Changes)
         changed = await shelf.amend(document.owner, document.id, retention=changes.retention(), **changes.descriptor())
-        return _view(shelf, ledger, changed)
+        return views.of(changed, request.auth.tenant)
 
     @delete("/{document_id:str}", status_code=200)
     async def remove_document(
@@ -105,7 +102,7 @@ class DocumentsController(Controller):
         return Deleted(document.id)
 
 
-async def _put(shelf: Shelf, ledger: Ledger, principal: Principal, new: NewDocument) -> Response[DocumentView]:
+async def _put(shelf: Shelf, views: DocumentViews, principal: Principal, new: NewDocument) -> Response[DocumentView]:
     owner = SHARED if new.shared else Owner(principal.tenant)
     principal.need("share" if new.shared else "documents")
     text = clean_text(new.text)
@@ -118,11 +115,7 @@ async def _put(shelf: Shelf, ledger: Ledger, principal: Principal, new: NewDocum
         raise _from_catalog(before)
     descriptor = Descriptor(title, new.summary, new.tags, new.questions)
     document = await shelf.put(owner, document_id, text, descriptor, retention=new.retention())
-    return Response(_view(shelf, ledger, document), status_code=202 if document.incoming is not None else 200)
-
-
-def _view(shelf: Shelf, ledger: Ledger, document: Document) -> DocumentView:
-    return document_view(document, ledger, now=shelf.now(), stale=shelf.is_stale(document))
+    return Response(views.of(document, principal.tenant), status_code=202 if document.incoming is not None else 200)
 
 
 def _own(shelf: Shelf, principal: Principal, document_id: str) -> Document:

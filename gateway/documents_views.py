@@ -11,8 +11,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from gateway.documents import Shelf
 from gateway.jobs_api import JobView, reading_view
-from router.documents import SHARED, Document, VersionState
+from gateway.uses import Uses
+from router.documents import SHARED, Document, Owner, TenantId, VersionState
 from router.residency import Ledger
 from router.retention import MAX_TTL_S, Retention
 
@@ -68,6 +70,19 @@ class Changes(Kept, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
         return {name: value for name, value in given.items() if value is not UNSET}
 
 
+class UsageView(msgspec.Struct, frozen=True):
+    """What a document was asked, and where the tokens of the prompts came from: the last three add up to `prompt_tokens`."""
+
+    questions: int
+    prompt_tokens: int
+    recomputed_tokens: int
+    restored_tokens: int
+    """From RAM or disk."""
+    reused_tokens: int
+    """From a worker's GPU tier."""
+    last_asked_at: float | None
+
+
 class TierView(msgspec.Struct, frozen=True):
     """What one tier holds of a document: a share of its prefix (0 to 1) without a gap from its beginning, and bytes."""
 
@@ -99,6 +114,8 @@ class DocumentView(msgspec.Struct, frozen=True):
     document_tokens: int
     prefix_tokens: int
     job: JobView | None
+    usage: UsageView | None
+    """null for a shared document: who else asks it is not a tenant's business."""
     tiers: list[TierView]
     """Where its KV is believed to be."""
     created_at: float
@@ -117,27 +134,44 @@ class Deleted(msgspec.Struct, frozen=True):
     object: Literal["document"] = "document"
 
 
-def document_view(document: Document, ledger: Ledger, *, now: float, stale: bool) -> DocumentView:
-    version, descriptor, expires_at = document.answering, document.descriptor, document.expires_at
-    holdings = ledger.holdings(version) if version is not None else ()
-    return DocumentView(
-        id=document.id,
-        title=descriptor.title,
-        summary=descriptor.summary,
-        tags=descriptor.tags,
-        questions=descriptor.questions,
-        shared=document.owner == SHARED,
-        source=document.source,
-        state=version.state if version is not None else VersionState.FAILED,
-        stale=stale,
-        pinned=document.pinned,
-        ttl_s=document.ttl_s,
-        expire_at=datetime.datetime.fromtimestamp(expires_at, datetime.UTC) if expires_at is not None else None,
-        expired=document.expired(now),
-        document_tokens=version.document_tokens if version is not None else 0,
-        prefix_tokens=version.prefix_tokens if version is not None else 0,
-        job=reading_view(document, document.incoming) if document.incoming is not None else None,
-        tiers=[TierView(held.tier.value, held.where, round(held.share, 4), held.size_bytes) for held in holdings],
-        created_at=document.created_at,
-        updated_at=document.updated_at,
-    )
+class DocumentViews:
+    """Makes them, from what the gateway knows of a document."""
+
+    def __init__(self, shelf: Shelf, ledger: Ledger, uses: Uses) -> None:
+        self._shelf = shelf
+        self._ledger = ledger
+        self._uses = uses
+
+    def of(self, document: Document, tenant: TenantId) -> DocumentView:
+        """The document as this tenant sees it."""
+        version, descriptor, expires_at = document.answering, document.descriptor, document.expires_at
+        holdings = self._ledger.holdings(version) if version is not None else ()
+        return DocumentView(
+            id=document.id,
+            title=descriptor.title,
+            summary=descriptor.summary,
+            tags=descriptor.tags,
+            questions=descriptor.questions,
+            shared=document.owner == SHARED,
+            source=document.source,
+            state=version.state if version is not None else VersionState.FAILED,
+            stale=self._shelf.is_stale(document),
+            pinned=document.pinned,
+            ttl_s=document.ttl_s,
+            expire_at=datetime.datetime.fromtimestamp(expires_at, datetime.UTC) if expires_at is not None else None,
+            expired=document.expired(self._shelf.now()),
+            document_tokens=version.document_tokens if version is not None else 0,
+            prefix_tokens=version.prefix_tokens if version is not None else 0,
+            job=reading_view(document, document.incoming) if document.incoming is not None else None,
+            usage=self._usage(document, tenant),
+            tiers=[TierView(held.tier.value, held.where, round(held.share, 4), held.size_bytes) for held in holdings],
+            created_at=document.created_at,
+            updated_at=document.updated_at,
+        )
+
+    def _usage(self, document: Document, tenant: TenantId) -> UsageView | None:
+        if document.owner != Owner(tenant):
+            return None
+        use = self._uses.of((document.owner, document.id))
+        tokens = use.tokens
+        return UsageView(use.questions, tokens.asked, tokens.recomputed, tokens.restored, tokens.reused, use.last_at or None)

@@ -37,6 +37,7 @@ FIRST_TOKEN_S = "kvshelf.first_token_s"  # noqa: S105 - a token of text
 STATE = "kvshelf.state"
 HOST = "kvshelf.host"
 KIND = "kvshelf.kind"
+ORIGIN = "kvshelf.origin"
 
 FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 SECONDS_BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -82,6 +83,10 @@ class Telemetry:
         )
         self.prompt_tokens = meter.create_counter("kvshelf.prompt.tokens", description="Prompt tokens, documents included")
         self.cached_tokens = meter.create_counter("kvshelf.cached.tokens", description="Prompt tokens that were not computed again")
+        self.question_tokens = meter.create_counter(
+            "kvshelf.question.tokens",
+            description="Prompt tokens by origin: recomputed, restored from RAM or disk, reused on the GPU",
+        )
         self.completion_tokens = meter.create_counter("kvshelf.completion.tokens", description="Tokens answered")
         self.tier_misbeliefs = meter.create_counter(
             "kvshelf.tier.misbeliefs", description="Questions whose cached tokens contradict the tier that the ledger believed in"
@@ -107,9 +112,13 @@ class Telemetry:
 
         self.evicted_bytes = meter.create_counter("kvshelf.evicted", unit="By", description="KV evicted from disk for lack of room")
         self.moves = meter.create_counter("kvshelf.moves", description="Moves between tiers, by kind and outcome")
-        self.evicted_ram_bytes = meter.create_counter("kvshelf.evicted.ram", unit="By", description="KV evicted from RAM to keep room")
+        self.evicted_ram_bytes = meter.create_counter(
+            "kvshelf.evicted.ram", unit="By", description="KV evicted from RAM to keep room"
+        )
         self.prefetches = meter.create_counter("kvshelf.prefetches", description="Prefetched documents, by what became of them")
-        self.prefetched_bytes = meter.create_counter("kvshelf.prefetched", unit="By", description="KV brought from disk to RAM ahead")
+        self.prefetched_bytes = meter.create_counter(
+            "kvshelf.prefetched", unit="By", description="KV brought from disk to RAM ahead"
+        )
         self.damaged_chunks = meter.create_counter("kvshelf.damaged.chunks", description="Chunks found damaged on disk")
         self.repaired = meter.create_counter("kvshelf.repairs", description="Damaged documents written anew, by outcome")
         self.scrubbed_bytes = meter.create_counter("kvshelf.scrubbed", unit="By", description="Stored KV read to find damage")

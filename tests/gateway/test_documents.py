@@ -218,3 +218,23 @@ async def test_an_unknown_job_is_404(library: Gateway) -> None:
     for path in ("/v1/jobs/nowhere", "/v1/jobs/nowhere/events"):
         error = (await library.json("GET", path, status=404))["error"]
         assert (error["code"], error["param"]) == ("not_found", "job")
+
+
+async def test_a_document_says_where_the_tokens_of_its_questions_came_from(gateway: Gateway) -> None:
+    added = await gateway.add(LEASE, id="lease")
+    prompts = [(await gateway.ask("What is the deposit?", document="lease"))["usage"]["prompt_tokens"] for _ in range(2)]
+    gateway.workers[0].gpu.clear()
+    gateway.host.forget_ram()
+    gateway.host.disk.clear()
+    prompts.append((await gateway.ask("What is the deposit?", document="lease"))["usage"]["prompt_tokens"])
+    usage = (await gateway.json("GET", "/v1/documents/lease"))["usage"]
+    assert (usage["questions"], usage["prompt_tokens"]) == (3, sum(prompts))
+    assert usage["recomputed_tokens"] + usage["restored_tokens"] + usage["reused_tokens"] == sum(prompts)
+    assert usage["restored_tokens"] == 2 * added["prefix_tokens"]
+    assert usage["recomputed_tokens"] >= prompts[-1]
+
+
+async def test_a_shared_document_does_not_say_how_others_use_it(gateway: Gateway) -> None:
+    await gateway.add(LEASE, id="lease", shared=True)
+    await gateway.ask("What is the deposit?", document="lease")
+    assert (await gateway.json("GET", "/v1/documents/lease"))["usage"] is None
