@@ -22,6 +22,8 @@ class ChunkTier:
     def __init__(self) -> None:
         self._chunks: dict[Salt, dict[ChunkKey, int]] = {}
         self._sizes: dict[Salt, int] = {}
+        self._runs: dict[Salt, tuple[Sequence[ChunkKey], int]] = {}
+        """What `run` found last, for the very keys it was asked for."""
         self._looks: list[set[Salt]] = []
         self.total_bytes = 0
 
@@ -82,7 +84,11 @@ class ChunkTier:
         chunks = self._chunks.get(salt)
         if chunks is None:
             return 0
-        return next((number for number, key in enumerate(keys) if key not in chunks), len(keys))
+        known = self._runs.get(salt)
+        if known is None or known[0] is not keys:
+            run = next((number for number, key in enumerate(keys) if key not in chunks), len(keys))
+            known = self._runs[salt] = (keys, run)
+        return known[1]
 
     def keys(self, salt: Salt) -> tuple[ChunkKey, ...]:
         """The chunks of the salt that are here, in no order."""
@@ -101,5 +107,6 @@ class ChunkTier:
         self.total_bytes += more_bytes
 
     def _changed(self, salt: Salt) -> None:
+        self._runs.pop(salt, None)
         for changing in self._looks:
             changing.add(salt)
