@@ -1,4 +1,4 @@
-"""`kvshelf documents`: add (with progress), list, show, pin, unpin, remove."""
+"""`kvshelf documents`: add (with progress), list, pin, unpin, remove. `gateway/cli/tiers.py` has show, warm and evict."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from backends.extract import text_of
+from gateway.cli import tiers
 from gateway.cli.client import Client, connected
 from router.documents import slug
 from router.errors import KvshelfError
@@ -51,7 +52,7 @@ async def follow(client: Client, job: str, progress: Progress, bar: TaskID) -> d
 
 @click.group()
 def documents() -> None:
-    """Add, list, show, pin and remove documents."""
+    """Add, list, show, pin, move and remove documents."""
 
 
 @documents.command()
@@ -141,40 +142,19 @@ async def list_documents(client: Client, as_json: bool) -> None:
         click.echo(json.dumps(found))
         return
     table = Table()
-    for column in ("id", "title", "tokens", "state", "shared", "kept"):
+    for column in ("id", "title", "tokens", "state", "shared", "tiers", "kept"):
         table.add_column(column)
     for document in found:
         table.add_row(
             document["id"],
             document["title"],
             str(document["document_tokens"]),
-            document["state"],
+            "stale" if document["stale"] else document["state"],
             "yes" if document["shared"] else "",
-            _kept(document),
+            tiers.in_short(document),
+            tiers.kept(document),
         )
     OUT.print(table)
-
-
-def _kept(document: dict[str, Any]) -> str:
-    if document["pinned"]:
-        return "pinned"
-    if document["expired"]:
-        return "expired"
-    return f"until {document['expire_at'][:16].replace('T', ' ')} UTC" if document["expire_at"] else ""
-
-
-@documents.command()
-@click.argument("document_id", metavar="ID")
-@click.option("--json", "as_json", is_flag=True)
-@connected
-async def show(client: Client, document_id: str, as_json: bool) -> None:
-    """Show one document."""
-    document = await client.json("GET", f"/v1/documents/{document_id}")
-    if as_json:
-        click.echo(json.dumps(document))
-        return
-    for name, value in document.items():
-        OUT.print(f"{name:<16}{value}", soft_wrap=True)
 
 
 @documents.command()
@@ -205,3 +185,8 @@ async def remove(client: Client, ids: tuple[str, ...]) -> None:
     for document_id in ids:
         await client.json("DELETE", f"/v1/documents/{document_id}")
         OUT.print(f"{document_id}: removed")
+
+
+documents.add_command(tiers.show)
+documents.add_command(tiers.warm)
+documents.add_command(tiers.evict)
