@@ -22,7 +22,7 @@ from gateway.prefixes import PrefixCache
 from gateway.ram_keeper import RamKeeper
 from gateway.reader import Reader
 from observability.telemetry import HOST, KIND, OUTCOME, Telemetry
-from router.documents import Document, DocumentId, Owner, Version
+from router.documents import Document, DocumentId, Owner, Version, VersionState
 from router.errors import Conflict, InvalidRequest, KvshelfError, NotFound
 from router.residency import Ledger, Tier
 
@@ -103,7 +103,7 @@ class Moves:
     def warm(
         self, document: Document, tier: Tier, where: str | None = None, *, why: str = ASKED_FOR, planned: bool = False
     ) -> Move:
-        """Bring the document's KV to RAM, or onto a worker's GPU tier; what is on no disk is read again.
+        """Bring the document's KV to RAM, or onto a worker's GPU tier; what is on no disk is read again. Or back to disk.
 
         Raises Conflict where the document can't answer or has expired, InvalidRequest for another tier or an unknown place.
         """
@@ -115,10 +115,11 @@ class Moves:
             return self._start(
                 self._new(MoveKind.WARM, document, tier, worker, why, planned), lambda: self._onto_gpu(version, worker)
             )
-        if tier is not Tier.RAM:
+        if tier not in (Tier.RAM, Tier.DISK):
             raise InvalidRequest("A document is warmed to the tier `ram` or `gpu`.", param="tier")
+        act = self._into_ram if tier is Tier.RAM else self._onto_disk
         host = self._place(where, self._ledger.hosts, "host") if where or len(self._hosts) < 2 else self._holder(version)
-        return self._start(self._new(MoveKind.WARM, document, tier, host, why, planned), lambda: self._into_ram(version, host))
+        return self._start(self._new(MoveKind.WARM, document, tier, host, why, planned), lambda: act(version, host))
 
     def evict(self, document: Document, tier: Tier | None, *, why: str = ASKED_FOR) -> Move:
         """Remove the document's KV from RAM, from disk, or from both (None), on every host.
@@ -192,6 +193,9 @@ class Moves:
         except asyncio.CancelledError:
             error = "the gateway ended"
             raise
+        except Exception:
+            error = "something failed inside the gateway; its log says what"
+            log.exception("move_crashed", kind=move.kind.value, document=move.document)
         finally:
             state = MoveState.DONE if error is None else MoveState.FAILED
             self._moves[move.id] = replace(move, state=state, error=error, ended_at=self._now())
@@ -205,14 +209,25 @@ class Moves:
         self._ledger.lease(version)
         try:
             ids = (await self._prefixes.get(version)).ids
-            keys = self._hosts.know(version, ids)
-            server = self._hosts.get(host)
-            if server is None:
+            if self._hosts.get(host) is None:
                 raise NotFound("There is no KV server, and so no RAM tier.")
             await self._ram.make_room(version, host)
-            if await server.prefetch(ids, version.salt) < len(keys):
+            if not await self._hosts.prefetch(version, ids, host):
                 # Not all of it is on this disk: reading it brings it to RAM as well.
                 await self._reader.read(version, host=host)
+        finally:
+            self._ledger.release(version)
+
+    async def _onto_disk(self, version: Version, host: str) -> None:
+        """Read it again. What RAM alone has is dropped first: the KV server writes a chunk only as it comes to RAM."""
+        self._ledger.lease(version)
+        try:
+            ids = (await self._prefixes.get(version)).ids
+            await self._hosts.look(version, ids)
+            on_disk = set(self._ledger.disk(host).keys(version.salt))
+            missing = [key for key in self._ledger.keys(version.salt) if key not in on_disk]
+            await self._hosts.delete(version.salt, missing, disk=False, host=host)
+            await self._reader.read(version, host=host)
         finally:
             self._ledger.release(version)
 
@@ -225,11 +240,13 @@ class Moves:
 
     async def _out(self, document: Document, *, ram: bool, disk: bool) -> None:
         for version in document.versions:
+            if version is document.incoming and version.state is not VersionState.FAILED:
+                continue  # is being read
             keys = self._hosts.know(version, (await self._prefixes.get(version)).ids)
             await self._hosts.delete(version.salt, keys, ram=ram, disk=disk)
 
     def _answering(self, document: Document) -> Version:
-        if document.current is None:
+        if document.current is None or self._shelf.is_stale(document):
             raise Conflict(f"Document {document.id!r} can't answer yet: it is being read or could not be.", param="document")
         return document.current
 
