@@ -104,6 +104,15 @@ class Hosts:
                 if version.salt not in changing:
                     tier.observed(version.salt, there)
 
+    async def prefetch(self, version: Version, ids: Sequence[int], host: str) -> bool:
+        """Bring the version from this host's disk to its RAM; whether all of it is there then. Raises OSError."""
+        server, keys = self._servers[host], self.know(version, ids)
+        found = await server.prefetch(ids, version.salt)
+        # The server tells of what it loads, but not of what was in RAM before the gateway listened.
+        for key in keys[:found]:
+            self._ledger.ram(host).stored(version.salt, key, self._ledger.size_bytes(version) // len(keys))
+        return found >= len(keys)
+
     async def stored(self, version: Version, ids: Sequence[int], host: str | None) -> bool:
         """Whether the whole prefix is where it outlives the engine: on the host's disk.
 
@@ -116,7 +125,7 @@ class Hosts:
             await self.look(version, ids)
             return self._ledger.disk_share(version, host) >= 1
         try:
-            return await server.prefetch(ids, version.salt) >= len(self.know(version, ids))
+            return await self.prefetch(version, ids, server.name)
         except OSError:
             return False
 

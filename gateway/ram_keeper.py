@@ -107,11 +107,10 @@ class RamKeeper:
     async def ready(self, version: Version, ids: Sequence[int], host: str | None) -> None:
         """See to it that a question can restore the version from this host's disk; what is too large for that at once is
         brought in steps, here."""
-        server = self._hosts.get(host)
-        if server is None or await self.make_room(version, host):
+        if host is None or await self.make_room(version, host):
             return
         try:
-            await server.prefetch(ids, version.salt)
+            await self._hosts.prefetch(version, ids, host)
         except OSError as error:
             log.info("not_brought", host=host, error=str(error))
 

@@ -111,6 +111,10 @@ class Ledger:
         """What a token's KV takes, in bytes: to tell the size of what is on a GPU."""
         self._token_bytes = token_bytes
 
+    def size_bytes(self, version: Version) -> int:
+        """What all of the version's KV takes; 0 where a token's isn't known."""
+        return round(version.prefix_tokens * self._token_bytes)
+
     def forget(self, version: Version) -> None:
         """The version was deleted from every host; workers tell of their own tier by events."""
         for tier in (*self._ram.values(), *self._disk.values()):
@@ -153,7 +157,7 @@ class Ledger:
         found = []
         for worker, gpu in self._gpu.items():
             if share := gpu.share(version):
-                found.append(Holding(Tier.GPU, worker, share, round(share * version.prefix_tokens * self._token_bytes)))
+                found.append(Holding(Tier.GPU, worker, share, round(share * self.size_bytes(version))))
         for tier, hosts in ((Tier.RAM, self._ram), (Tier.DISK, self._disk)):
             for host, chunks in hosts.items():
                 if version.salt in chunks.salts:  # its size may not be known
