@@ -11,9 +11,12 @@ from router.policies import CHOICES, policy
 from router.promotions import COOLDOWN_S, WINDOW_S, Candidate, Kept, Promotion, Promotions, Snapshot
 
 CAPACITY = 1_000
-SIZES = {key: 7 + 31 * number for number, key in enumerate("abcdefghij")}
+SIZES = {f"{number:02}": 3 + number * 7 % 17 for number in range(120)}
+"""Together a third more than fits; a few at a time may be in flight."""
 KEYS = st.sampled_from(sorted(SIZES))
-CANDIDATES = st.lists(st.tuples(KEYS, st.floats(0, 1), st.booleans()), max_size=6)
+OUT = st.sampled_from(sorted(SIZES)[-16:])
+"""These are not in RAM at the beginning."""
+CANDIDATES = st.lists(st.tuples(KEYS | OUT, st.floats(0, 1), st.sampled_from([False] * 4 + [True])), max_size=8)
 
 
 class PromotionsMachine(RuleBasedStateMachine):
@@ -30,13 +33,19 @@ class PromotionsMachine(RuleBasedStateMachine):
 
     @initialize(name=st.sampled_from(sorted(CHOICES)))
     def begin(self, name: str) -> None:
+        """RAM is full of what was asked a day ago."""
         self.policy = policy(name, CAPACITY)
+        for key in SIZES:
+            if self.used_bytes + SIZES[key] <= CAPACITY:
+                self.policy.used(key, SIZES[key], 1.0, self.now - 86_400)
+                self.policy.added(key, SIZES[key], 1.0, self.now - 86_400)
+                self.held[key] = SIZES[key]
 
-    @rule(passed=st.sampled_from([1.0, 600.0, WINDOW_S, COOLDOWN_S]))
+    @rule(passed=st.sampled_from([1.0, 600.0, WINDOW_S / 2, COOLDOWN_S / 2]))
     def time_passes(self, passed: float) -> None:
         self.now += passed
 
-    @rule(key=KEYS)
+    @rule(key=KEYS | OUT)
     def question(self, key: str) -> None:
         self.policy.used(key, SIZES[key], 1.0, self.now)
         assert self.promotions.used(key) is (key in self.unasked)
@@ -49,39 +58,25 @@ class PromotionsMachine(RuleBasedStateMachine):
                     self.evict(victim)
                 self.arrive(key)
 
-    @rule(candidates=CANDIDATES, exempt=st.frozensets(KEYS, max_size=3), waiting=st.booleans())
-    def plan(self, candidates: list[tuple[str, float, bool]], exempt: frozenset[str], waiting: bool) -> None:
-        pinned = {key for key, _, is_pinned in candidates if is_pinned}
-        offered = tuple(Candidate(key, SIZES[key], 1.0, probability, "?", key in pinned) for key, probability, _ in candidates)
-        snapshot = Snapshot(offered, self.held, sum(self.held.values()), CAPACITY, exempt, waiting)
-        plans = self.promotions.plan(snapshot, self.policy, self.now)
-        assert plans == self.promotions.plan(snapshot, self.policy, self.now)
-        keys, victims = [plan.key for plan in plans], [victim for plan in plans for victim in plan.evict]
-        assert not (waiting and plans)
-        assert len({*keys, *victims}) == len(keys) + len(victims)
-        assert set(keys) <= {key for key, _, _ in candidates} - set(self.held) - set(self.flying)
-        assert set(victims) <= set(self.held) - exempt
-        first_guess = next((number for number, key in enumerate(keys) if key not in pinned), len(keys))
-        assert not pinned & set(keys[first_guess:])
-        for plan in plans:
-            assert plan.key in pinned or self.now - self.in_vain.get(plan.key, -1e9) >= COOLDOWN_S
-            self.start(plan, guessed=plan.key not in pinned)
-        flying = sum(SIZES[key] for key in self.flying)
-        assert not plans or len(self.flying) == 1 or flying <= promotions.IN_FLIGHT_SHARE * CAPACITY
+    @rule(candidates=CANDIDATES, exempt=st.frozensets(KEYS, max_size=40), waiting=st.sampled_from([False] * 5 + [True]))
+    def planning(self, candidates: list[tuple[str, float, bool]], exempt: frozenset[str], waiting: bool) -> None:
+        self.plan(candidates, exempt, waiting=waiting)
 
-    @rule(ends_well=st.booleans())
-    def promotion_ends(self, ends_well: bool) -> None:
-        for key in sorted(self.flying)[:1]:
-            del self.flying[key]
-            if ends_well:
-                self.promotions.finished(key, self.now)
-                self.unasked.add(key)
-                self.arrive(key)
-            else:
-                self.promotions.failed(key, self.now)
-                self.in_vain[key] = self.now
+    @rule(step=st.integers(1, 7), pins=st.sets(st.integers(0, 40), max_size=8))
+    def much_is_guessed(self, step: int, pins: set[int]) -> None:
+        """What is not in RAM, a few at a time and more before any is there, and all of it once again."""
+        absent = sorted(set(SIZES) - set(self.held), key=SIZES.__getitem__) * 2
+        wanted = [(key, (1 + number * step % 9) / 10, number in pins) for number, key in enumerate(absent)]
+        for start in range(0, len(wanted), 4):
+            self.plan(wanted[start : start + 4], frozenset(), waiting=False)
+            self.plan(wanted[start + 2 : start + 6], frozenset(), waiting=False)
+            self.promotions_end(ends_well=True, most=9)
 
-    @rule(key=KEYS)
+    @rule(ends_well=st.booleans(), most=st.integers(1, 3))
+    def ending(self, ends_well: bool, most: int) -> None:
+        self.promotions_end(ends_well=ends_well, most=most)
+
+    @rule(key=OUT)
     def version_is_deleted(self, key: str) -> None:
         self.held.pop(key, None)
         self.unasked.discard(key)
@@ -106,6 +101,36 @@ class PromotionsMachine(RuleBasedStateMachine):
     @property
     def used_bytes(self) -> int:
         return sum(self.held.values()) + sum(SIZES[key] for key in self.flying)
+
+    def plan(self, candidates: list[tuple[str, float, bool]], exempt: frozenset[str], *, waiting: bool) -> None:
+        pinned = {key for key, _, is_pinned in candidates if is_pinned}
+        offered = tuple(Candidate(key, SIZES[key], 1.0, probability, "?", key in pinned) for key, probability, _ in candidates)
+        snapshot = Snapshot(offered, self.held, sum(self.held.values()), CAPACITY, exempt, waiting)
+        plans = self.promotions.plan(snapshot, self.policy, self.now)
+        assert plans == self.promotions.plan(snapshot, self.policy, self.now)
+        keys, victims = [plan.key for plan in plans], [victim for plan in plans for victim in plan.evict]
+        assert not (waiting and plans)
+        assert len({*keys, *victims}) == len(keys) + len(victims)
+        assert set(keys) <= {key for key, _, _ in candidates} - set(self.held) - set(self.flying)
+        assert set(victims) <= set(self.held) - exempt
+        first_guess = next((number for number, key in enumerate(keys) if key not in pinned), len(keys))
+        assert not pinned & set(keys[first_guess:])
+        for plan in plans:
+            assert plan.key in pinned or self.now - self.in_vain.get(plan.key, -1e9) >= COOLDOWN_S
+            self.start(plan, guessed=plan.key not in pinned)
+        flying = sum(SIZES[key] for key in self.flying)
+        assert not plans or len(self.flying) == 1 or flying <= promotions.IN_FLIGHT_SHARE * CAPACITY
+
+    def promotions_end(self, *, ends_well: bool, most: int) -> None:
+        for key in sorted(self.flying)[:most]:
+            del self.flying[key]
+            if ends_well:
+                self.promotions.finished(key, self.now)
+                self.unasked.add(key)
+                self.arrive(key)
+            else:
+                self.promotions.failed(key, self.now)
+                self.in_vain[key] = self.now
 
     def start(self, plan: Promotion[str], *, guessed: bool) -> None:
         self.promotions.started(plan, self.now)
