@@ -76,11 +76,14 @@ class Uses:
             return
         self._unsaved = False
         uses = [(owner, id_, use) for (owner, id_), use in self._uses.items()]
+        saved = False
         try:
             await self._store.put_state(STATE, msgspec.msgpack.encode(uses), self._now())
+            saved = True
         except StoreUnavailable as error:
-            self._unsaved = True
             log.warning("uses_not_saved", error=str(error))
+        finally:
+            self._unsaved = self._unsaved or not saved  # also where it is cut off, as at the end
 
     async def run(self) -> None:
         """Save now and then, and at the end."""
