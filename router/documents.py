@@ -10,9 +10,8 @@ import hashlib
 import hmac
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from types import MappingProxyType
 from typing import NewType
 
 import msgspec
@@ -105,13 +104,48 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 Key = tuple[Owner, DocumentId]
 
 
-class Catalog:
-    """An immutable snapshot of every document. Changing it makes another one."""
+class _Index(msgspec.Struct):
+    """What is looked up in a catalog otherwise than by a document's key."""
 
-    __slots__ = ("_documents", "generation")
+    salts: dict[Salt, tuple[Document, Version]]
+    pinned: dict[Key, Document]
+    largest_tokens: int | None
+    """None where the largest has just gone."""
+
+    def replaced(self, before: Document | None, after: Document | None) -> _Index:
+        """The index of a catalog in which `after` has come in the place of `before`."""
+        index = _Index(self.salts.copy(), self.pinned.copy(), self.largest_tokens)
+        if before is not None:
+            for version in before.versions:
+                index.salts.pop(version.salt, None)
+                if version.prefix_tokens == index.largest_tokens:
+                    index.largest_tokens = None
+            index.pinned.pop((before.owner, before.id), None)
+        if after is not None:
+            index.take(after)
+        return index
+
+    def take(self, document: Document) -> None:
+        for version in document.versions:
+            self.salts[version.salt] = (document, version)
+            if self.largest_tokens is not None:
+                self.largest_tokens = max(self.largest_tokens, version.prefix_tokens)
+        if document.pinned:
+            self.pinned[document.owner, document.id] = document
+
+
+class Catalog:
+    """An immutable snapshot of every document. Changing it makes another one.
+
+    Changes are many, as readings tell of their progress, and the snapshots large: whatever is looked up at every question
+    is kept in an index, which is made at the first look and handed on from one snapshot to the next.
+    """
+
+    __slots__ = ("_documents", "_index", "generation")
 
     def __init__(self, documents: Iterable[Document] = (), *, generation: int = 0) -> None:
-        self._documents: Mapping[Key, Document] = MappingProxyType({(d.owner, d.id): d for d in documents})
+        self._documents = {(d.owner, d.id): d for d in documents}
+        self._index: _Index | None = None
         self.generation = generation
 
     def __len__(self) -> int:
@@ -144,13 +178,50 @@ class Catalog:
             )
         return found
 
+    # --- what is looked up at every question
+
+    def of_salt(self, salt: Salt) -> tuple[Document, Version] | None:
+        """The version that this salt is, and the document that has it; None for one that no document has."""
+        return self._indexed().salts.get(salt)
+
+    @property
+    def pinned(self) -> Iterable[Document]:
+        return self._indexed().pinned.values()
+
+    @property
+    def largest_tokens(self) -> int:
+        """Of the largest version's prefix."""
+        index = self._indexed()
+        if index.largest_tokens is None:
+            index.largest_tokens = max((version.prefix_tokens for _, version in index.salts.values()), default=0)
+        return index.largest_tokens
+
+    def _indexed(self) -> _Index:
+        if self._index is None:
+            self._index = _Index({}, {}, 0)
+            for document in self:
+                self._index.take(document)
+        return self._index
+
+    # --- the next snapshot
+
     def with_document(self, document: Document) -> Catalog:
-        return Catalog(
-            [*(d for d in self if (d.owner, d.id) != (document.owner, document.id)), document], generation=self.generation + 1
-        )
+        return self._replaced((document.owner, document.id), document)
 
     def without(self, owner: Owner, document_id: DocumentId) -> Catalog:
-        return Catalog((d for d in self if (d.owner, d.id) != (owner, document_id)), generation=self.generation + 1)
+        return self._replaced((owner, document_id), None)
+
+    def _replaced(self, key: Key, after: Document | None) -> Catalog:
+        """With this document, or none, in the place of the key's."""
+        documents = self._documents.copy()
+        before = documents.pop(key, None)
+        if after is not None:
+            documents[key] = after
+        catalog = Catalog(generation=self.generation + 1)
+        catalog._documents = documents
+        if self._index is not None:
+            catalog._index = self._index.replaced(before, after)
+        return catalog
 
 
 def check_id(value: str, *, what: str = "document") -> str:
