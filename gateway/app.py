@@ -147,7 +147,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         allow_cache_bypass=config.allow_cache_bypass,
         ttl_refresh=config.retention.ttl_refresh,
     )
-    observe(telemetry, shelf, pool, ledger)
+    observe(telemetry, shelf, pool, hosts, housekeeper, ledger, budget_gib=config.disk.budget_gib)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from gateway.disk_keeper import GIB
 from gateway.documents import Shelf
+from gateway.hosts import Hosts
+from gateway.housekeeper import Housekeeper
 from gateway.pool import WorkerPool
 from observability import telemetry as names
 from observability.telemetry import Telemetry
 from router.residency import Ledger, Tier
 
 
-def observe(telemetry: Telemetry, shelf: Shelf, pool: WorkerPool, ledger: Ledger) -> None:
+def observe(
+    telemetry: Telemetry,
+    shelf: Shelf,
+    pool: WorkerPool,
+    hosts: Hosts,
+    housekeeper: Housekeeper,
+    ledger: Ledger,
+    *,
+    budget_gib: float | None,
+) -> None:
+    """`budget_gib`: of each host's disk tier; None where only `min_free_gib` limits it, which has no gauge."""
+
     def documents() -> list[tuple[float, dict[str, str]]]:
         states: dict[str, int] = {}
         for document in shelf.catalog:
@@ -26,6 +40,21 @@ def observe(telemetry: Telemetry, shelf: Shelf, pool: WorkerPool, ledger: Ledger
         lambda: [(count, {names.WORKER: name}) for name, count in pool.running],
     )
     telemetry.observe(names.TIER_BYTES_GAUGE, "What each tier is believed to hold, in bytes", lambda: _tier_bytes(ledger))
+    telemetry.observe(
+        names.KV_SERVERS_GAUGE,
+        "1 for a KV server that is healthy, 0 for one that is away, by host",
+        lambda: [(float(server.name not in hosts.problems), {names.HOST: server.name}) for server in hosts],
+    )
+    telemetry.observe(
+        names.DISK_BUDGET_GAUGE,
+        "What documents' KV may take on each host's disk, in bytes",
+        lambda: [(budget_gib * GIB, {names.HOST: host}) for host in ledger.hosts] if budget_gib is not None else [],
+    )
+    telemetry.observe(
+        names.FOREIGN_FILES_GAUGE,
+        "Files in each host's disk tier that are no chunks, and are left alone",
+        lambda: [(len(files), {names.HOST: host}) for host, files in housekeeper.foreign.items()],
+    )
 
 
 def _tier_bytes(ledger: Ledger) -> list[tuple[float, dict[str, str]]]:

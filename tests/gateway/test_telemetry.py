@@ -1,4 +1,4 @@
-"""Spans and metrics of real requests, and the dashboard that shows them."""
+"""Spans and metrics of real requests, the dashboards that show them, and the alerts over them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,26 @@ from typing import Any
 
 import promql_parser
 import pytest
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from backends.base import Memory
 from router.errors import EngineFailed
-from tests.fakes.engine import Fault
+from tests.fakes.engine import FakeHost, FakeKVServer, Fault, key_of
 from tests.fakes.gateway import Gateway, eventually
+from tests.gateway.tiers import SIZE, budget, text
 
-DASHBOARDS = sorted((Path(__file__).parents[2] / "observability" / "dashboards").glob("*.json"))
+OBSERVABILITY = Path(__file__).parents[2] / "observability"
+DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
+ALERTS = yaml.safe_load((OBSERVABILITY / "alerts.yaml").read_text())
 LEASE = "# Lease\n\nThe deposit is 2,400 euros."
+
+
+class SmallServer(FakeKVServer):
+    """Its RAM has room for some eight documents of `SIZE`."""
+
+    async def memory(self) -> Memory | None:
+        return Memory(sum(len(chunks) for chunks in self.host.ram.values()) * 1000, 8 * SIZE)
 
 
 async def exposed(gateway: Gateway) -> dict[str, set[str]]:
@@ -31,8 +43,18 @@ async def exposed(gateway: Gateway) -> dict[str, set[str]]:
     return found
 
 
-async def use_everything(tmp_path: Path, gateway: Gateway) -> None:
-    """What gives every metric a value: readings, named and found questions, a retry, a misbelief, a failure."""
+async def shows(gateway: Gateway, sample: str) -> None:
+    """Return once /metrics has this sample, be it 0."""
+
+    async def is_there() -> bool:
+        async with gateway.session.get(f"{gateway.url}/metrics") as response:
+            return re.search(rf"^{sample}\b", await response.text(), re.MULTILINE) is not None
+
+    await eventually(is_there)
+
+
+async def use_everything(gateway: Gateway) -> None:
+    """What gives every metric a value: readings, named and found questions, a retry, a misbelief, a failure, and moves."""
     await gateway.add(LEASE, id="lease")
     await gateway.ask("What is the deposit?", document="lease")
     await gateway.ask("What is the deposit?")
@@ -40,11 +62,42 @@ async def use_everything(tmp_path: Path, gateway: Gateway) -> None:
     for worker in gateway.workers:
         worker.faults = shared
     await gateway.ask("What is the deposit?", document="lease")
+    await damage(gateway)
+    await bring_ahead(gateway)
+    for name in "abcdef":  # more than there is room for, in RAM and then on disk
+        await gateway.add(text(name), id=name)
+    await shows(gateway, "kvshelf_evicted_ram_bytes_total")
+    await shows(gateway, "kvshelf_evicted_bytes_total")
     gateway.host.ram.clear()
     gateway.host.disk.clear()
     for worker in gateway.workers:
         worker.gpu.clear()
     await gateway.ask("Why?", document="lease")
+
+
+async def damage(gateway: Gateway) -> None:
+    """A question meets damaged files, and what it was about is written anew."""
+    (salt,) = gateway.host.disk
+    gateway.host.damaged.update(key_of(chunk) for chunk in gateway.host.disk[salt])
+    gateway.host.forget_ram()
+    for worker in gateway.workers:
+        worker.gpu.clear()
+    await gateway.ask("Why?", document="lease")
+    await shows(gateway, "kvshelf_repairs_total")
+
+
+async def bring_ahead(gateway: Gateway) -> None:
+    """A pinned document that left RAM is brought back, and then asked; another is evicted by hand."""
+    await gateway.json("PATCH", "/v1/documents/lease", json={"pinned": True})
+    await gateway.ask("Who?", document="lease")
+    gateway.host.forget_ram()
+    await gateway.add("# Other\n\nOf no use.", id="other")
+    await gateway.ask("Zebras graze?", status=404)  # wakes the planner, and has nothing to wait for
+    await shows(gateway, "kvshelf_prefetched_bytes_total")
+    await gateway.ask("Who?", document="lease")
+    await shows(gateway, "kvshelf_prefetches_total")
+    move = await gateway.json("POST", "/v1/documents/other/evict", status=202)
+    assert await gateway.finished(move["id"]) == "done"
 
 
 def queries() -> list[Any]:
@@ -59,28 +112,64 @@ def queries() -> list[Any]:
 @pytest.fixture(scope="module")
 async def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     folder = tmp_path_factory.mktemp("metrics")
-    async with Gateway(folder, workers=2).running() as gateway:
-        await use_everything(folder, gateway)
+    gateway = Gateway(folder, workers=2, disk=budget(5))
+    gateway.kv_servers[0] = SmallServer(gateway.host)
+    async with gateway.running():
+        await use_everything(gateway)
         return await exposed(gateway)
+
+
+def check(query: str, metrics: dict[str, set[str]]) -> None:
+    """The query is PromQL, and its metrics and labels are among those."""
+    parsed = promql_parser.parse(query.replace("$__rate_interval", "1m"))
+    bare = re.sub(r"by \([^)]*\)|\{[^}]*\}", "", query)
+    names = set(re.findall(r"\bkvshelf_\w+", bare))
+    assert parsed is not None
+    assert names
+    assert names <= set(metrics), f"not exposed: {names - set(metrics)}"
+    grouped = [label for labels in re.findall(r"by \(([^)]*)\)", query) for label in labels.split(", ")]
+    chosen = re.findall(r"(\w+)[=!]~?\"", query)
+    for label in {*grouped, *chosen} - {"instance"}:  # which Prometheus adds
+        assert any(label in metrics[name] for name in names), f"no metric of {names} has the label {label}"
 
 
 @pytest.mark.parametrize("query", queries())
 async def test_a_dashboards_query_finds_what_the_gateway_exposes(query: str, metrics: dict[str, set[str]]) -> None:
-    parsed = promql_parser.parse(query.replace("$__rate_interval", "1m"))
-    names = set(re.findall(r"\bkvshelf_\w+", re.sub(r"by \([^)]*\)", "", query)))
-    assert parsed is not None
-    assert names
-    assert names <= set(metrics), f"not exposed: {names - set(metrics)}"
-    for labels in re.findall(r"by \(([^)]*)\)", query):
-        for label in labels.split(", "):
-            assert any(label in metrics[name] for name in names), f"no metric of {names} has the label {label}"
+    check(query, metrics)
 
 
-def test_the_overview_dashboard_exists_and_its_panels_have_titles() -> None:
-    assert [path.stem for path in DASHBOARDS] == ["overview"]
-    panels = json.loads(DASHBOARDS[0].read_text())["panels"]
-    assert len(panels) >= 10
-    assert len({panel["title"] for panel in panels}) == len(panels)
+@pytest.mark.parametrize("rule", [pytest.param(rule, id=rule["alert"]) for group in ALERTS["groups"] for rule in group["rules"]])
+async def test_an_alert_finds_what_the_gateway_exposes_and_says_what_to_do(
+    rule: dict[str, Any], metrics: dict[str, set[str]]
+) -> None:
+    check(rule["expr"], metrics)
+    assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+    assert rule["labels"]["severity"] in ("info", "warning", "critical")
+    assert set(rule["annotations"]) == {"summary", "description"}
+
+
+async def test_every_metric_that_is_ever_exposed_is_on_a_dashboard_or_in_an_alert(metrics: dict[str, set[str]]) -> None:
+    """Else nobody would look at it."""
+    shown = " ".join([path.read_text() for path in DASHBOARDS] + [(OBSERVABILITY / "alerts.yaml").read_text()])
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in metrics if name.startswith("kvshelf_")}
+    assert {family for family in families if family not in shown} == set()
+
+
+def test_the_dashboards_exist_and_their_panels_have_titles() -> None:
+    assert [path.stem for path in DASHBOARDS] == ["overview", "tiers"]
+    for path in DASHBOARDS:
+        panels = json.loads(path.read_text())["panels"]
+        assert len(panels) >= 10
+        assert len({panel["title"] for panel in panels}) == len({panel["id"] for panel in panels}) == len(panels)
+
+
+async def test_a_kv_server_that_is_away_and_a_foreign_file_are_gauges(tmp_path: Path) -> None:
+    host = FakeHost(foreign=["notes.txt"])
+    async with Gateway(tmp_path, host=host).running() as gateway:
+        await shows(gateway, r'kvshelf_foreign_files\{kvshelf_host="kv"\} 1')
+        await shows(gateway, r'kvshelf_kv_servers_healthy\{kvshelf_host="kv"\} 1')
+        gateway.kv_server.problem = "is on strike"
+        await shows(gateway, r'kvshelf_kv_servers_healthy\{kvshelf_host="kv"\} 0')
 
 
 def test_a_wrong_query_would_be_noticed() -> None:
