@@ -27,7 +27,7 @@ FULL_COUNT = 32
 """When a document was left this often its followers' counts are halved, so that a habit can change."""
 DOUBT, FULL_TRUST = 20.0, 1_000.0
 """Guesses are doubted as if so many had failed before; and so many are remembered."""
-MAX_DOCUMENTS, MAX_TENANTS, MAX_ROWS, MAX_FOLLOWERS, MAX_POPULAR = 20_000, 10_000, 50_000, 8, 32
+MAX_DOCUMENTS, MAX_TENANTS, MAX_ROWS, MAX_FOLLOWERS, MAX_POPULAR, MAX_HOURLY = 20_000, 10_000, 50_000, 8, 32, 256
 """What is remembered, the least recently used forgotten first: some 50 MB where all of it is full."""
 
 _HOUR_S, _DAY_S = 3_600, 86_400
@@ -96,6 +96,8 @@ class Predictor:
         self._trust: dict[tuple[int, int], _Trust] = {}
         self._at_hour: tuple[dict[str, None], ...] = tuple({} for _ in range(24))
         """The documents with a habit at each hour."""
+        self._hourly: dict[int, list[tuple[Guess, _Habit]]] = {}
+        """The guesses of this hour, and of the next shortly before it."""
         self._popular: dict[str, float] = {}
         """The most asked, with the logarithm of their rate at one common time: all rates fall alike, so it keeps its order."""
 
@@ -207,16 +209,26 @@ class Predictor:
 
     def _at_this_hour(self, now: float, besides: Container[str]) -> Iterator[Guess]:
         """The share of days with a question at that hour, for what is left of the hour."""
-        for at in {int(now // _HOUR_S), int((now + LEAD_S) // _HOUR_S)}:
-            day, hour = divmod(at, 24)
+        hours = {int(now // _HOUR_S), int((now + LEAD_S) // _HOUR_S)}
+        self._hourly = {at: self._hourly[at] if at in self._hourly else self._of_hour(at) for at in hours}
+        for at, habits in self._hourly.items():
             left = min(at + 1 - now / _HOUR_S, 1.0)
-            for key in self._at_hour[hour]:
-                if key not in besides:
-                    habit = self._habits[key]
-                    days = (habit.bits(hour, day) >> 1).bit_count()  # the day itself is not over
-                    known = min(day - habit.first_day, DAYS - 1)
-                    if days >= MIN_DAYS:
-                        yield Guess(key, days / (known + 1) * left, f"asked around {hour:02}:00 UTC on {days} of {known} days")
+            for guess, habit in habits:
+                if guess.key not in besides and self._habits.get(guess.key) is habit:
+                    yield Guess(guess.key, guess.probability * left, guess.why)
+
+    def _of_hour(self, at: int) -> list[tuple[Guess, _Habit]]:
+        """The strongest habits of an hour, counted from the epoch: told from the days before, they stay so until it is over."""
+        day, hour = divmod(at, 24)
+        found = []
+        for key in self._at_hour[hour]:
+            habit = self._habits[key]
+            days = (habit.bits(hour, day) >> 1).bit_count()  # the day itself is not over
+            known = min(day - habit.first_day, DAYS - 1)
+            if days >= MIN_DAYS:
+                why = f"asked around {hour:02}:00 UTC on {days} of {known} days"
+                found.append((Guess(key, days / (known + 1), why), habit))
+        return heapq.nlargest(MAX_HOURLY, found, key=lambda one: one[0].probability)
 
     def _much_asked(self, now: float, besides: Container[str]) -> Iterator[Guess]:
         for key in self._popular:

@@ -47,6 +47,13 @@ class PredictorMachine(RuleBasedStateMachine):
         assert all(0 <= guess.probability <= 1 and guess.why for guess in guesses)
 
     @invariant()
+    def habits_of_an_hour_are_as_if_they_were_told_anew(self) -> None:
+        self.predictor.likely("x", self.now, 5)
+        for at, told in self.predictor._hourly.items():
+            alive = {guess for guess, habit in told if self.predictor._habits.get(guess.key) is habit}
+            assert alive == {guess for guess, _ in self.predictor._of_hour(at)}
+
+    @invariant()
     def it_checks(self) -> None:
         self.predictor.check()
 
