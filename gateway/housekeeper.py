@@ -9,7 +9,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -25,6 +28,9 @@ from router.prompts import ids_from_bytes
 from router.residency import Ledger, Tier
 
 log = structlog.get_logger("housekeeper")
+
+REST_S = 0.2
+"""Between two looks at least."""
 
 
 class Housekeeper:
@@ -55,8 +61,10 @@ class Housekeeper:
         """Look and tidy up until cancelled."""
         await self.learn()
         while True:
+            tidied_at, look_at = self._now(), time.monotonic() + self._config.look_every_s
             await self.tidy()
-            await asyncio.sleep(self._next_s())
+            await asyncio.sleep(REST_S)
+            await self._until_due(tidied_at, look_at)
 
     async def learn(self) -> None:
         """Make every version's chunk keys known to the ledger."""
@@ -119,13 +127,13 @@ class Housekeeper:
                 if self._held(version.salt, (Tier.RAM, Tier.DISK)) and not self._ledger.in_use(version.salt):
                     await self._moves.settled(self._moves.evict(document, None, why="it expired"))
             elif document.pinned and self._is_lost(document):
-                self._moves.warm(document, Tier.RAM, why="it is pinned, and was on no disk")
+                self._moves.warm(document, Tier.DISK, why="it is pinned, and was on no disk")
         except KvshelfError as error:
             log.info("not_retained", document=document.id, why=str(error))
 
     def _held(self, salt: Salt, tiers: Iterable[Tier]) -> bool:
         look = {Tier.RAM: self._ledger.ram, Tier.DISK: self._ledger.disk}
-        return any(look[tier](host).size_bytes(salt) for tier in tiers for host in self._ledger.hosts)
+        return any(salt in look[tier](host).salts for tier in tiers for host in self._ledger.hosts)
 
     def _is_lost(self, document: Document) -> bool:
         """On no disk that can be seen is all of it."""
@@ -133,7 +141,14 @@ class Housekeeper:
         version = document.current
         return version is not None and bool(seen) and all(self._ledger.disk_share(version, host) < 1 for host in seen)
 
-    def _next_s(self) -> float:
-        """Until the next look, or until the next document expires."""
-        ends = [d.expires_at - self._now() for d in self._shelf.catalog if d.expires_at is not None and not d.expired(self._now())]
-        return max(min([self._config.look_every_s, *ends]), 0.2)
+    async def _until_due(self, tidied_at: float, look_at: float) -> None:
+        """Return when it is time to look again (monotonic), or a document has expired since: also one that came meanwhile."""
+        while True:
+            change = self._shelf.change
+            ends = [d.expires_at for d in self._shelf.catalog if d.expires_at is not None and d.expires_at > tidied_at]
+            wait_s = min(look_at - time.monotonic(), min(ends, default=math.inf) - self._now())
+            if wait_s <= 0:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await change.wait()

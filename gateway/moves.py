@@ -224,6 +224,8 @@ class Moves:
         try:
             ids = (await self._prefixes.get(version)).ids
             await self._hosts.look(version, ids)
+            if self._ledger.disk_share(version, host) >= 1:
+                return
             on_disk = set(self._ledger.disk(host).keys(version.salt))
             missing = [key for key in self._ledger.keys(version.salt) if key not in on_disk]
             await self._hosts.delete(version.salt, missing, disk=False, host=host)
