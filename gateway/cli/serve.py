@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -16,12 +17,14 @@ import uvloop
 from rich.console import Console
 
 from backends.base import Store
+from backends.lmcache import kv_bytes_a_token
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
 from gateway import auth, catalog_file
 from gateway.app import create_app
 from gateway.config import Config, database_url, load, secret_problems
+from gateway.disk_keeper import GIB
 from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
 from gateway.strict_yaml import ConfigError
@@ -62,14 +65,20 @@ def up(config_path: Path, key_file: Path | None) -> None:
 @click.command()
 @click.argument("config_path", metavar="CONFIG", type=ConfigPath)
 def check(config_path: Path) -> None:
-    """Say everything that is wrong with CONFIG, its catalog, its model and (for `kvshelf up`) this machine."""
+    """Say everything that is wrong with CONFIG, its catalog, its model and (for `kvshelf up`) this machine.
+
+    What could be better is said as well, and is no failure.
+    """
     problems: list[str] = []
+    remarks: list[str] = []
     try:
         config = load(config_path)
     except ConfigError as error:
         problems += error.problems
     else:
-        problems += _problems(config)
+        problems, remarks = _look_at(config)
+    for remark in remarks:
+        ERR.print(f"[yellow]![/yellow] {remark}", soft_wrap=True)
     for problem in problems:
         ERR.print(f"[red]✗[/red] {problem}", soft_wrap=True)
     if problems:
@@ -77,8 +86,10 @@ def check(config_path: Path) -> None:
     OUT.print(f"[green]✓[/green] {config_path}: nothing wrong.")
 
 
-def _problems(config: Config) -> list[str]:
+def _look_at(config: Config) -> tuple[list[str], list[str]]:
+    """What is wrong, and what could be better."""
     problems: list[str] = []
+    remarks: list[str] = []
     problems += secret_problems(config)
     try:
         database_url(config)
@@ -93,9 +104,37 @@ def _problems(config: Config) -> list[str]:
             catalog_file.load(config.catalog)
         except ConfigError as error:
             problems += error.problems
-    if config.engine.local is not None:
-        problems += _stack(config, config.engine.local).check().problems
-    return problems
+    problems += _disk_problems(config)
+    local = config.engine.local
+    if local is not None:
+        report = _stack(config, local).check()
+        problems += report.problems
+        remarks += report.remarks
+        if not local.encrypted:
+            remarks.append(
+                "`engine.local.encrypted` is false: the disk tier is stored plain, and a damaged file would give wrong answers. "
+                "Leave it out, unless the file system has checksums of its own."
+            )
+    return problems, remarks
+
+
+def _disk_problems(config: Config) -> Iterator[str]:
+    """A budget that the longest document does not fit in."""
+    a_token = kv_bytes_a_token(config.model.path, config.model.dtype)
+    if config.disk.budget_gib is None or a_token is None:
+        return
+    tokens = config.model.context_tokens
+    longest_gib = tokens * a_token / GIB
+    if config.disk.budget_gib < longest_gib:
+        yield (
+            f"`disk.budget_gib` is {config.disk.budget_gib:g}, but one document as long as `model.context_tokens` allows "
+            f"({tokens:,} tokens of {a_token:,} bytes) takes {longest_gib:.2f} GiB. Raise the budget to {_rounded_up(longest_gib)} "
+            f"at least, or leave it out to use all but `disk.min_free_gib`."
+        )
+
+
+def _rounded_up(gib: float) -> str:
+    return f"{math.ceil(gib * 10) / 10:g}"
 
 
 def _stack(config: Config, settings: LocalEngine) -> LocalStack:

@@ -88,3 +88,32 @@ def test_an_exposed_secret_is_told_with_the_command_that_mends_it(good: Path) ->
     result = check(good)
     assert result.exit_code == 1
     assert f"chmod 600 {secret}" in result.stderr
+
+
+SMALL_MODEL = {"num_hidden_layers": 30, "num_attention_heads": 9, "hidden_size": 576, "num_key_value_heads": 3, "head_dim": 64}
+
+
+def test_a_budget_that_the_longest_document_does_not_fit_in_is_told_with_one_that_does(good: Path) -> None:
+    (good.parent / "model" / "config.json").write_text(json.dumps(SMALL_MODEL))
+    for budget_gib, words in (
+        (0.05, "(4,096 tokens of 23,040 bytes) takes 0.09 GiB. Raise the budget to 0.1 at least"),
+        (0.1, ""),
+    ):
+        good.write_text(CONFIG + f"disk: {{budget_gib: {budget_gib}}}\n")
+        result = check(good)
+        assert (result.exit_code, words in result.stderr, bool(result.stderr)) == (1 if words else 0, True, bool(words))
+
+
+def test_a_budget_is_not_judged_where_the_model_does_not_say_what_a_token_takes(good: Path) -> None:
+    good.write_text(CONFIG + "disk: {budget_gib: 0.001}\n")
+    assert check(good).exit_code == 0
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_a_plain_disk_tier_is_warned_of_and_no_problem_of_its_own(good: Path, encrypted: bool) -> None:
+    engine = f"  local: {{python: nowhere, disk_path: kv, encrypted: {str(encrypted).lower()}}}\n"
+    good.write_text(CONFIG.partition("  workers:")[0] + engine)
+    lines = check(good).stderr.splitlines()
+    warned = [line for line in lines if line.startswith("! ")]
+    assert [line for line in warned if "`engine.local.encrypted` is false" in line] == ([] if encrypted else warned[-1:])
+    assert not [line for line in lines if line.startswith("✗") and "encrypted" in line]
