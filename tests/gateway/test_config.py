@@ -158,9 +158,15 @@ def test_two_workers_of_one_name_are_refused(tmp_path: Path) -> None:
         config.load(file)
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "single-node.yaml"])
+@pytest.mark.parametrize("name", ["demo.yaml", "single-node.yaml", "two-hosts.example.yaml"])
 def test_the_configurations_that_ship_are_good(name: str) -> None:
     folder = Path(__file__).parents[2] / "configs"
     loaded = config.load(folder / name)
     assert loaded.catalog is not None
     assert catalog_file.load(loaded.catalog)
+
+
+def test_the_example_of_two_hosts_has_workers_on_both() -> None:
+    engine = config.load(Path(__file__).parents[2] / "configs" / "two-hosts.example.yaml").engine
+    assert len(engine.workers) > len(engine.kv_servers) == 2
+    assert set(engine.hosts.values()) == {server.name for server in engine.kv_servers}
