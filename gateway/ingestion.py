@@ -31,6 +31,8 @@ ATTEMPTS = 3
 RETRY_S = 0.5
 ROOM_RETRY_S = 2.0
 """How often it is looked whether the disk tier has room now."""
+PASSED_BY = 8
+"""So many that wait for room let others pass, which may be smaller."""
 
 _Job = tuple[Owner, DocumentId, VersionId]
 
@@ -41,6 +43,7 @@ class Ingestion:
         self._pool = pool
         self._reader = reader
         self._telemetry = telemetry
+        self._without_room: set[VersionId] = set()
 
     async def run(self) -> None:
         """Read whatever waits to be read, a version a worker at a time, until cancelled."""
@@ -50,7 +53,8 @@ class Ingestion:
             while True:
                 change = asyncio.ensure_future(self._shelf.change.wait())
                 for job in self._waiting():
-                    if job not in under_way and job not in given_up and len(under_way) < max(len(self._pool), 1):
+                    reading = len(under_way) - min(len(self._without_room), PASSED_BY)
+                    if job not in under_way and job not in given_up and reading < max(len(self._pool), 1):
                         under_way[job] = asyncio.create_task(self._read(*job))
                 try:
                     await asyncio.wait([change, *under_way.values()], return_when=asyncio.FIRST_COMPLETED)
@@ -121,8 +125,12 @@ class Ingestion:
             except EngineUnavailable:
                 await asyncio.sleep(RETRY_S)
             except StorageFull as error:
-                await self._note(owner, document_id, replace(version, error=str(error)))
-                await asyncio.sleep(ROOM_RETRY_S)
+                self._without_room.add(version_id)
+                try:
+                    await self._note(owner, document_id, replace(version, error=str(error)))  # a change: others pass
+                    await asyncio.sleep(ROOM_RETRY_S)
+                finally:
+                    self._without_room.discard(version_id)
             except StoreUnavailable as error:
                 log.warning("reading_postponed", document=document_id, version=version_id, error=str(error))
                 await asyncio.sleep(RETRY_S)

@@ -12,7 +12,7 @@ from router.errors import EngineFailed
 from tests.fakes.engine import CHUNK, FakeKVServer, Gate
 from tests.fakes.gateway import RESERVE, eventually
 from tests.fakes.store import MemoryStore
-from tests.gateway.tiers import SIZE, TieredGateway, budget, text
+from tests.gateway.tiers import SIZE, TieredGateway, budget, size_bytes, text
 
 QUESTION = "What is it about?"
 SLOW = Ingestion(segment_target_s=1e-6, answer_reserve_tokens=RESERVE)
@@ -137,3 +137,23 @@ async def test_documents_are_taken_in_while_others_are_read_and_wait_for_their_r
         assert [await running.finished(job) for job in jobs] == ["ready"] * 4
         assert running.on_disk(whole=False) == set("cd")
         assert running.host.peak_bytes <= 2 * SIZE
+
+
+async def test_a_document_that_waits_for_room_does_not_hold_up_one_that_fits(tmp_path: Path) -> None:
+    async with TieredGateway(tmp_path, disk=budget(4)).running() as running:
+        await add(running, *"ab", pinned=True)
+        await add(running, "c")
+        large = text("large") * 2
+        assert SIZE < size_bytes(large) <= 2 * SIZE
+        running.workers[0].problem = "is away"
+        await eventually(running.is_out)
+        waiting = await running.add(large, id="large", ready=False)
+        await running.json("PATCH", "/v1/documents/c", json={"pinned": True})
+        (small,) = await add(running, "d", ready=False)
+        running.workers[0].problem = None
+        await waits(running, waiting["job"]["id"], "pinned")
+        assert await running.finished(small["job"]["id"]) == "ready"
+        await running.json("DELETE", "/v1/documents/a")
+        assert await running.finished(waiting["job"]["id"]) == "ready"
+        assert running.on_disk(whole=False) == {"b", "c", "large"}
+        assert running.host.peak_bytes <= 4 * SIZE

@@ -207,6 +207,20 @@ async def test_what_stays_only_for_a_while_keeps_no_document_from_being_taken_in
     cellar.ledger.release(asked)
 
 
+async def test_what_another_engine_read_goes_first_though_its_document_is_pinned(cellar: Cellar) -> None:
+    for name in "abc":
+        cellar.add(name, on="ab", pinned=True)
+        document = cellar.catalog.get(OWNER, DocumentId(name))
+        assert document is not None
+        assert document.current is not None
+        stale = replace(document.current, fingerprint="of another engine")
+        cellar.catalog = cellar.catalog.with_document(replace(document, current=stale))
+    new = cellar.add("d", incoming=True)
+    await cellar.keeper.check(cellar.catalog, new.prefix_tokens)
+    await cellar.keeper.admit(cellar, new, "a")
+    assert cellar.on("a") == "bc"
+
+
 async def test_what_is_too_much_goes_where_it_may(cellar: Cellar) -> None:
     for name in "abcd":
         cellar.add(name, on="ab")
