@@ -7,6 +7,7 @@ candidates while a question is still being decided. Below live traffic, and at m
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import structlog
@@ -28,6 +29,8 @@ log = structlog.get_logger("prefetcher")
 STATE = "prediction"
 LOOK_EVERY_S = 5.0
 """How often it is planned where nothing happens."""
+PLANNING_SHARE = 0.05
+"""Of the event loop's time: however many questions come, planning takes no more."""
 SAVE_EVERY_S = 60.0
 LIKELIEST = 16
 """Guesses that are considered at a time."""
@@ -60,6 +63,7 @@ class Prefetcher:
         self._enabled = enabled
         self._now = now
         self._predictor = Predictor()
+        self._loaded, self._unsaved = False, False
         self._promotions: dict[str, Promotions[str]] = {}
         self._held: dict[str, frozenset[str]] = {}
         self._hints: dict[Key, tuple[float, float]] = {}
@@ -74,6 +78,7 @@ class Prefetcher:
     def asked(self, tenant: TenantId, document: Document, version: Version) -> None:
         """A question about this document came: what follows it may be wanted soon."""
         self._predictor.asked(tenant, _name(document), self._now())
+        self._unsaved = True
         self._ram.used(version)
         self._asked_last = tenant
         for host, promotions in self._promotions.items():
@@ -83,6 +88,8 @@ class Prefetcher:
 
     def hint(self, documents: Iterable[tuple[Document, float]]) -> None:
         """A question is about one of these, each with a probability: which one is not decided yet."""
+        if not self._enabled:
+            return
         until = self._now() + HINTED_S
         for document, probability in documents:
             self._hints[document.owner, document.id] = (probability, until)
@@ -94,9 +101,11 @@ class Prefetcher:
         saved_at = self._now()
         try:
             while True:
+                self._wake.clear()
+                started = time.perf_counter()
                 for host in self._ledger.hosts:
                     self._plan(host)
-                self._wake.clear()
+                await asyncio.sleep((time.perf_counter() - started) / PLANNING_SHARE)
                 try:
                     async with asyncio.timeout(LOOK_EVERY_S):
                         await self._wake.wait()
@@ -182,9 +191,8 @@ class Prefetcher:
 
     def _guesses(self) -> Iterator[tuple[Document, float, str]]:
         now, catalog = self._now(), self._shelf.catalog
-        for document in catalog:
-            if document.pinned:
-                yield document, 1.0, "it is pinned"
+        for document in catalog.pinned:
+            yield document, 1.0, "it is pinned"
         if not self._enabled:
             return
         for key, (probability, until) in tuple(self._hints.items()):
@@ -205,18 +213,29 @@ class Prefetcher:
         return usable and self._ledger.disk_share(version, host) >= 1 and self._ledger.ram_share(version, host) < 1
 
     async def _load(self) -> None:
+        """Take up what an earlier run learned. Until that could be read nothing is put in its place."""
         try:
             kept = await self._store.state(STATE)
+            self._loaded = True
             if kept:
                 self._predictor = Predictor.from_bytes(kept)
-        except (StoreUnavailable, ValueError) as error:
-            log.warning("prediction_not_loaded", error=str(error), consequence="it is learned anew")
+        except StoreUnavailable as error:
+            log.warning("prediction_not_loaded", error=str(error), consequence="it is tried again")
+        except ValueError as error:
+            log.warning("prediction_unreadable", error=str(error), consequence="it is learned anew")
 
     async def _save(self) -> None:
-        try:
-            await self._store.put_state(STATE, self._predictor.to_bytes(), self._now())
-        except StoreUnavailable as error:
-            log.warning("prediction_not_saved", error=str(error))
+        if not self._loaded:
+            await self._load()
+        elif self._unsaved:
+            self._unsaved, saved = False, False
+            try:
+                await self._store.put_state(STATE, self._predictor.to_bytes(), self._now())
+                saved = True
+            except StoreUnavailable as error:
+                log.warning("prediction_not_saved", error=str(error))
+            finally:
+                self._unsaved = self._unsaved or not saved  # also where it is cut off, as at the end
 
 
 def _name(document: Document) -> str:

@@ -8,7 +8,9 @@ going first; which those are, a policy says (`router/policies.py`).
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 import structlog
 
@@ -54,6 +56,8 @@ class RamKeeper:
         """Of each host's RAM tier that could be asked."""
         self._policies: dict[str, Policy[str]] = {}
         self._known: dict[str, dict[Salt, int]] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Two that evict at once would count the same documents as their room."""
 
     def __repr__(self) -> str:
         return f"<RamKeeper {self._policy_name} {self.capacity_bytes}>"
@@ -82,27 +86,25 @@ class RamKeeper:
     def target_bytes(self, host: str) -> int:
         """What the host's RAM should hold at most while nothing is under way."""
         usable = self.usable_bytes(host)
-        largest = max((self._size_bytes(v) for d in self._shelf.catalog for v in d.versions), default=0)
+        largest = round(self._shelf.catalog.largest_tokens * self._token_bytes)
         return usable - round(min(max(2 * largest, SPARE_AT_LEAST * usable), SPARE_AT_MOST * usable))
 
     async def make_room(self, version: Version, host: str | None) -> bool:
         """See to it that the version can be stored in this host's RAM, or restored to it, at once: room for it twice.
 
-        False where that can't be had even with everything evicted that may be; True too where RAM's size isn't known.
+        False where that can't be had even with everything evicted that may be, or only by a larger tier: then nothing is
+        evicted. True too where RAM's size isn't known.
         """
         if host is None or host not in self.capacity_bytes:
             return True
         missing = max(self._size_bytes(version) - self._ledger.ram(host).size_bytes(version.salt), 0)
-        return await self._evict(host, self.usable_bytes(host) - 2 * missing, self.exempt() | {version.salt})
+        if missing > self.usable_bytes(host):
+            return False
+        return await self._evict(host, self.usable_bytes(host) - 2 * missing, version.salt)
 
-    def exempt(self) -> frozenset[Salt]:
-        """What must not leave RAM: pinned documents, and what questions and readings use now."""
-        return frozenset(
-            version.salt
-            for document in self._shelf.catalog
-            for version in document.versions
-            if document.pinned or self._ledger.in_use(version.salt)
-        )
+    def exempt(self, *more: Salt) -> Container[object]:
+        """What must not leave RAM, now and whenever it is asked: pinned documents, what questions and readings use, `more`."""
+        return _Exempt(self._shelf, self._ledger, more)
 
     async def ready(self, version: Version, ids: Sequence[int], host: str | None) -> None:
         """See to it that a question can restore the version from this host's disk; what is too large for that at once is
@@ -126,22 +128,33 @@ class RamKeeper:
 
     async def trim(self, host: str) -> None:
         """Evict from the host's RAM what is above the target."""
-        await self._evict(host, self.target_bytes(host), self.exempt())
+        await self._evict(host, self.target_bytes(host))
 
-    async def _evict(self, host: str, target_bytes: int, exempt: Container[str]) -> bool:
+    async def _evict(self, host: str, target_bytes: int, *spared: Salt) -> bool:
         """Evict until RAM holds no more than that, the needless first; whether that was reached."""
-        tier, order = self._ledger.ram(host), self.policy(host)
-        if order is None or tier.total_bytes <= target_bytes:
+        order = self._policies.get(host)
+        if order is None or self._ledger.ram(host).total_bytes <= target_bytes:
             return True
-        known = self._versions()
-        needless = [salt for salt in tier.salts if salt not in known and salt not in exempt]
+        async with self._locks[host]:
+            for salt in self._leaving(host, order, target_bytes, spared):
+                # What is asked or pinned while others are deleted stays; what left by itself is room, too.
+                if self._ledger.ram(host).total_bytes > target_bytes and salt not in self.exempt(*spared):
+                    await self.evict(host, salt)
+        return self._ledger.ram(host).total_bytes <= target_bytes
+
+    def _leaving(self, host: str, order: Policy[str], target_bytes: int, spared: tuple[Salt, ...]) -> tuple[Salt, ...]:
+        """What is to leave RAM, in this order. Where not enough may go, it is all that may."""
+        self._tell(host, order)
+        exempt = self.exempt(*spared)
+        tier, catalog = self._ledger.ram(host), self._shelf.catalog
+        needless = [salt for salt in tier.salts if catalog.of_salt(salt) is None and salt not in exempt]
         too_much = tier.total_bytes - target_bytes - sum(tier.size_bytes(salt) for salt in needless)
-        victims = order.victims(too_much, self._now(), exempt) if too_much > 0 else ()
-        if too_much > 0 and not victims:  # not enough may go: then all that may
-            victims = tuple(salt for salt in tier.salts if salt in known and salt not in exempt)
-        for salt in (*needless, *map(Salt, victims)):
-            await self.evict(host, salt)
-        return tier.total_bytes <= target_bytes
+        if too_much <= 0:
+            return tuple(needless)
+        victims = order.victims(too_much, self._now(), self.exempt(*spared, *needless))
+        if not victims:
+            victims = tuple(salt for salt in tier.salts if salt not in exempt)
+        return tuple(dict.fromkeys((*needless, *map(Salt, victims))))
 
     async def evict(self, host: str, salt: Salt) -> None:
         """Take one version out of the host's RAM; what is stored on disk stays."""
@@ -165,19 +178,26 @@ class RamKeeper:
     def _tell(self, host: str, order: Policy[str]) -> None:
         """Tell the policy what came to RAM and left it since it was asked last."""
         known, there = self._known[host], self._ledger.ram(host).salts
-        for salt in set(known) - set(there):
+        if known == there:
+            return
+        for salt in known.keys() - there.keys():
             order.removed(salt)
             del known[salt]
-        versions = self._versions()
         for salt, size_bytes in there.items():
             if known.get(salt) != size_bytes:
-                version = versions.get(salt)
-                cost_s = self.restore_s(version, host) if version is not None else 0.0
+                found = self._shelf.catalog.of_salt(salt)
+                cost_s = self.restore_s(found[1], host) if found is not None else 0.0
                 order.added(salt, size_bytes, cost_s, self._now())
                 known[salt] = size_bytes
 
-    def _versions(self) -> dict[Salt, Version]:
-        return {version.salt: version for document in self._shelf.catalog for version in document.versions}
-
     def _size_bytes(self, version: Version) -> int:
         return round(version.prefix_tokens * self._token_bytes)
+
+
+class _Exempt:
+    def __init__(self, shelf: Shelf, ledger: Ledger, more: tuple[Salt, ...]) -> None:
+        self._shelf, self._ledger, self._more = shelf, ledger, more
+
+    def __contains__(self, salt: Any) -> bool:
+        found = self._shelf.catalog.of_salt(salt)
+        return salt in self._more or self._ledger.in_use(salt) or (found is not None and found[0].pinned)

@@ -39,6 +39,8 @@ class FakeHost:
     age_s: float = 0.0
     """How long ago everything on disk was written."""
     free_bytes: int = 10**12
+    ram_bytes: int = 10**9
+    """The RAM tier's size; 0 while the server does not tell."""
     keeps: bool = True
     """False: nothing is stored, as with a KV server that is down while a document is read."""
     ledger: Ledger | None = None
@@ -55,9 +57,10 @@ class FakeHost:
             self.load(salt, chunk)
 
     def load(self, salt: str, chunk: tuple[int, ...]) -> None:
-        self.ram.setdefault(salt, set()).add(chunk)
-        if self.ledger is not None:
+        before = self.ram.setdefault(salt, set())
+        if self.ledger is not None and chunk not in before:  # the server never repeats what it told
             self.ledger.ram(self.name).stored(Salt(salt), key_of(chunk), CHUNK_BYTES)
+        before.add(chunk)
 
     def forget_ram(self, salt: str | None = None) -> None:
         """RAM drops this salt's chunks, or everything."""
@@ -81,6 +84,8 @@ class FakeKVServer:
         self.problem: str | None = None
         self.checks = 0
         self.deleted: list[Salt] = []
+        self.evicted: list[Salt] = []
+        """Those of `deleted` that were deleted from RAM alone."""
         self.prefetched: list[Salt] = []
         self.before_delete: Callable[[], None] | None = None
         """Called at each deletion, also at one that fails."""
@@ -122,6 +127,8 @@ class FakeKVServer:
         if self.problem is not None:
             raise OSError(self.problem)
         self.deleted.append(salt)
+        if not disk:
+            self.evicted.append(salt)
         for here, tier in ((ram, self.host.ram), (disk, self.host.disk)):
             if here and salt in tier:
                 tier[salt] = {chunk for chunk in tier[salt] if key_of(chunk) not in keys}
@@ -140,7 +147,9 @@ class FakeKVServer:
         return len(gone)
 
     async def memory(self) -> Memory | None:
-        return Memory(sum(len(chunks) * CHUNK_BYTES for chunks in self.host.ram.values()), 10**9)
+        if self.problem is not None or not self.host.ram_bytes:
+            return None
+        return Memory(sum(len(chunks) * CHUNK_BYTES for chunks in self.host.ram.values()), self.host.ram_bytes)
 
 
 @dataclass
