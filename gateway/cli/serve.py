@@ -115,6 +115,12 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
                 "`engine.local.encrypted` is false: the disk tier is stored plain, and a damaged file would give wrong answers. "
                 "Leave it out, unless the file system has checksums of its own."
             )
+    remarks += [
+        f"The KV server {server.name} has a `disk_path` and no `key_path`, so its files are taken for plain ones: no damage shows in "
+        "them, and those of a server that encrypts would all look damaged, and be deleted. Give the key if it does."
+        for server in config.engine.kv_servers
+        if server.disk_path is not None and server.key_path is None
+    ]
     return problems, remarks
 
 

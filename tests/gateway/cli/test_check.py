@@ -117,3 +117,11 @@ def test_a_plain_disk_tier_is_warned_of_and_no_problem_of_its_own(good: Path, en
     warned = [line for line in lines if line.startswith("! ")]
     assert [line for line in warned if "`engine.local.encrypted` is false" in line] == ([] if encrypted else warned[-1:])
     assert not [line for line in lines if line.startswith("✗") and "encrypted" in line]
+
+
+def test_a_kv_server_whose_files_are_taken_for_plain_ones_is_warned_of(good: Path) -> None:
+    server = "  kv_servers: [{url: 'http://127.0.0.1:8180', disk_path: kv%s}]\n"
+    for key, words in (("", "The KV server lmcache has a `disk_path` and no `key_path`"), (", key_path: kv.key", "")):
+        good.write_text(CONFIG.replace("catalog:", server % key + "catalog:"))
+        result = check(good)
+        assert (result.exit_code, words in result.stderr, bool(result.stderr)) == (0, True, bool(words))
