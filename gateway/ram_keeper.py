@@ -65,6 +65,7 @@ class RamKeeper:
     def used(self, version: Version) -> None:
         """A question was asked about this version."""
         for host, order in self._policies.items():
+            self._tell(host, order)
             order.used(version.salt, self._size_bytes(version), self.restore_s(version, host), self._now())
 
     def policy(self, host: str) -> Policy[str] | None:
