@@ -99,9 +99,10 @@ class ChatHandler:
         if bypass and not self._allow_cache_bypass:
             raise InvalidRequest("`cache-control: no-cache` is not allowed here (`allow_cache_bypass` in the configuration).")
         self._uses.used((chosen.document.owner, chosen.document.id))
-        self._prefetcher.asked(principal.tenant, chosen.document, chosen.version)
         question = Question(request.turns, request.system, request.answer_tokens, request.sampling, bypass)
         async with self._asker.ask(question, chosen, course) as deltas:
+            # Not before: what is planned now would compete with the question for the disk.
+            self._prefetcher.asked(principal.tenant, chosen.document, chosen.version)
             course.outcome = await self._send_answer(request, chosen, deltas, course, send)
         key = (chosen.document.owner, chosen.document.id)
         self._uses.book(key, course.tokens)

@@ -7,6 +7,7 @@ A job is a move under way, kept for a while after it ended. Readings of new vers
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from gateway.hosts import Hosts
 from gateway.prefixes import PrefixCache
 from gateway.ram_keeper import RamKeeper
 from gateway.reader import Reader
-from observability.telemetry import HOST, KIND, OUTCOME, Telemetry
+from observability.telemetry import KIND, OUTCOME, TIER, Telemetry
 from router.documents import Document, DocumentId, Owner, Version, VersionState
 from router.errors import Conflict, InvalidRequest, KvshelfError, NotFound
 from router.residency import Ledger, Tier
@@ -30,6 +31,10 @@ log = structlog.get_logger("moves")
 
 REMEMBERED = 1000
 """Jobs that ended and are still shown."""
+
+UNUSED_WITHIN_S = 60.0
+"""How long an eviction waits for the questions that use the document."""
+POLL_S = 0.05
 
 ASKED_FOR = "asked for"
 
@@ -200,7 +205,7 @@ class Moves:
             state = MoveState.DONE if error is None else MoveState.FAILED
             self._moves[move.id] = replace(move, state=state, error=error, ended_at=self._now())
             self._announce()
-            self._telemetry.moves.add(1, {KIND: move.kind.value, OUTCOME: state.value, HOST: move.where})
+            self._telemetry.moves.add(1, {KIND: move.kind.value, TIER: move.tier, OUTCOME: state.value})
             log.info(
                 "moved", kind=move.kind.value, document=move.document, tier=move.tier, where=move.where, why=move.why, error=error
             )
@@ -245,7 +250,16 @@ class Moves:
             if version is document.incoming and version.state is not VersionState.FAILED:
                 continue  # is being read
             keys = self._hosts.know(version, (await self._prefixes.get(version)).ids)
+            await self._unused(document, version)
             await self._hosts.delete(version.salt, keys, ram=ram, disk=disk)
+
+    async def _unused(self, document: Document, version: Version) -> None:
+        """Return once no question uses the version: it would store again what is deleted before its worker looks for it."""
+        until = time.monotonic() + UNUSED_WITHIN_S
+        while self._ledger.in_use(version.salt):
+            if time.monotonic() > until:
+                raise Conflict(f"Document {document.id!r} is asked all the time.", param="document")
+            await asyncio.sleep(POLL_S)
 
     def _answering(self, document: Document) -> Version:
         if document.current is None or self._shelf.is_stale(document):

@@ -22,7 +22,7 @@ from gateway.ram_keeper import RamKeeper
 from gateway.reading import Reading
 from observability.telemetry import Telemetry
 from router.documents import Version
-from router.errors import EngineFailed, EngineUnavailable
+from router.errors import EngineFailed, EngineUnavailable, StorageFull
 from router.pacing import Pace, next_segment
 from router.prompts import suffix_ids
 from router.residency import Ledger
@@ -89,13 +89,12 @@ class Reader:
         EngineFailed, EngineUnavailable, StorageFull or NotFound where it came to nothing; returns early where `progress` says so.
         """
         await self._pool.usable()
-        reader = self._pool.pick(version, host=host, worker=worker)
-        host = self._ledger.host_of(reader.name)
         self._ledger.lease(version)
         try:
             prefix = await self._prefixes.get(version)
             self._hosts.know(version, prefix.ids)
-            await self._keeper.admit(self._shelf, version, host)
+            reader = await self._admitted(version, host, worker)
+            host = self._ledger.host_of(reader.name)
             try:
                 await self._ram.make_room(version, host)
                 await self._have_written(version, host)
@@ -109,6 +108,30 @@ class Reader:
                 await self._settle(version, prefix, host)
         finally:
             self._ledger.release(version)
+
+    async def _admitted(self, version: Version, host: str | None, worker: str | None) -> Worker:
+        """A worker whose host has promised the version its room. Where the one it belongs to has none, another is asked."""
+        if host is not None or worker is not None:
+            reader = self._pool.pick(version, host=host, worker=worker)
+            await self._keeper.admit(self._shelf, version, self._ledger.host_of(reader.name))
+            return reader
+        names = frozenset(name for name, _ in self._pool.running)
+        lost = frozenset(name for name in names if self._ledger.host_of(name) in self._hosts.problems)
+        avoid = lost if lost < names else frozenset[str]()
+        full: StorageFull | None = None
+        while True:
+            try:
+                reader = self._pool.pick(version, avoid=avoid)
+            except EngineUnavailable as error:
+                raise full or error from None
+            at = self._ledger.host_of(reader.name)
+            try:
+                await self._keeper.admit(self._shelf, version, at)
+            except StorageFull as error:
+                full = error
+                avoid |= {name for name in names if self._ledger.host_of(name) == at}
+            else:
+                return reader
 
     async def touch(self, version: Version, worker: str) -> None:
         """Have this worker answer one token, so that its GPU tier holds the version afterwards. Raises as `read` does."""

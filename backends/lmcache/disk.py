@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backends.base import Damage, DiskScan
 from backends.lmcache.keys import CHUNK, PARTIAL, file_name, parse_file_name
-from backends.lmcache.sealed import Seal
+from backends.lmcache.sealed import FRAME_BYTES, Seal
 from router.chunk_tier import ChunkKey
 from router.documents import Salt
 
@@ -86,14 +86,16 @@ class DiskFiles:
     def verify(self, keys: Sequence[ChunkKey], salt: Salt) -> Damage:
         """Read the files of these chunks and open them. Absent ones are passed over.
 
-        Where the tier is stored plain nothing is read: such a file has no checksum, so only one of another length than
-        `chunk_bytes` (or, without that, than the longest of them) shows. Raises OSError where a file or the key can't be
+        Without the key nothing is read: a plain file has no checksum, and a sealed one can't be opened, so only one shows
+        whose length is neither a plain nor a sealed chunk's (or, where `chunk_bytes` isn't known, that of the longest of
+        them). Raises OSError where a file or the key can't be
         read for another reason than a bad disk.
         """
         if self._key_path is None:
             sizes = self.sizes(keys, salt)
-            usual = self._chunk_bytes or max(sizes.values(), default=0)
-            return Damage(tuple(key for key, size in sizes.items() if size != usual))
+            chunk = self._chunk_bytes
+            usual = {chunk, chunk + FRAME_BYTES} if chunk is not None else {max(sizes.values(), default=0)}
+            return Damage(tuple(key for key, size in sizes.items() if size not in usual))
         master_key = self._key_path.read_bytes()
         if not master_key:
             raise OSError(f"{self._key_path} is empty")  # or every file would look damaged

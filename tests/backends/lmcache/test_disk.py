@@ -255,3 +255,11 @@ def test_plain_chunks_are_compared_with_the_longest_where_nothing_else_is_known(
     cut(paths[0])
     empty(paths[3])
     assert plain.verify(KEYS, SALT).damaged == (KEYS[0], KEYS[3])
+
+
+def test_sealed_chunks_without_their_key_show_damage_by_their_length_only(folder: Path) -> None:
+    paths = write_chunks(folder)
+    files = DiskFiles(folder, MODEL, chunk_bytes=CHUNK_BYTES)
+    assert files.verify(KEYS, SALT) == Damage()
+    cut(paths[1])
+    assert files.verify(KEYS, SALT) == Damage((KEYS[1],), 0)
