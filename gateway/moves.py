@@ -172,10 +172,12 @@ class Moves:
         )
 
     def _start(self, move: Move, act: Callable[[], Awaitable[None]]) -> Move:
-        """Begin the move; the same one that is under way already is that one."""
+        """Begin the move; the same one that is under way already is that one, but a planned one is nobody's who asks for it."""
         for move_id in self._tasks:
             running = self._moves[move_id]
-            if all(getattr(running, name) == getattr(move, name) for name in ("kind", "owner", "document", "tier", "where")):
+            if running.planned <= move.planned and all(
+                getattr(running, name) == getattr(move, name) for name in ("kind", "owner", "document", "tier", "where")
+            ):
                 return running
         self._moves[move.id] = move
         while len(self._moves) > REMEMBERED and next(iter(self._moves)) not in self._tasks:

@@ -32,6 +32,8 @@ LOOK_EVERY_S = 5.0
 PLANNING_SHARE = 0.05
 """Of the event loop's time: however many questions come, planning takes no more."""
 SAVE_EVERY_S = 60.0
+RETRY_S = 30.0
+"""After a document could not be brought, also a pinned one."""
 LIKELIEST = 16
 """Guesses that are considered at a time."""
 HINTED_S = 30.0
@@ -68,6 +70,8 @@ class Prefetcher:
         self._held: dict[str, frozenset[str]] = {}
         self._hints: dict[Key, tuple[float, float]] = {}
         """Probability, and until when it holds."""
+        self._failed: dict[tuple[str, str], float] = {}
+        """Until when each (host, salt) is not tried again."""
         self._asked_last: TenantId | None = None
         self._wake = asyncio.Event()
         self._moving: set[asyncio.Task[None]] = set()
@@ -133,6 +137,7 @@ class Prefetcher:
             if promotions.evicted(salt, now):
                 self._telemetry.prefetches.add(1, {OUTCOME: "in_vain", HOST: host})
         self._held[host] = here
+        self._failed = {key: until for key, until in self._failed.items() if until > now}
         wanted = {candidate.key: (document, candidate) for document, candidate in self._candidates(host)}
         snapshot: Snapshot[str] = Snapshot(
             candidates=tuple(candidate for _, candidate in wanted.values()),
@@ -162,16 +167,19 @@ class Prefetcher:
         finally:
             if done:
                 promotions.finished(promotion.key, self._now())
+                # So that it is noticed where it leaves before the next plan.
+                self._held[host] = self._held.get(host, frozenset()) | {promotion.key}
                 self._telemetry.prefetched_bytes.add(promotion.size_bytes, {HOST: host})
             else:
                 promotions.failed(promotion.key, self._now())
+                self._failed[host, promotion.key] = self._now() + RETRY_S
 
     def _candidates(self, host: str) -> Iterator[tuple[Document, Candidate[str]]]:
         """Documents that may be wanted, lie whole on the host's disk and not in its RAM; each with the best reason."""
         found: dict[str, tuple[Document, Candidate[str]]] = {}
         for document, probability, why in self._guesses():
             version = document.current
-            if version is None or not self._fits(document, version, host):
+            if version is None or (host, version.salt) in self._failed or not self._fits(document, version, host):
                 continue
             known = found.get(version.salt)
             if known is not None and known[1].probability >= probability:
