@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.bench import engine_time, own_time
+from tests.bench import damage, engine_time, own_time, tiers_time
 
-ALL = {"own": own_time.run, "engine": engine_time.run}
+ALL = {"own": own_time.run, "engine": engine_time.run, "tiers": tiers_time.run, "damage": damage.run}
 
 
 def main() -> None:

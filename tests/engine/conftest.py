@@ -259,7 +259,7 @@ async def small(tmp_path_factory: pytest.TempPathFactory, engines: list[RealGate
     gateway = RealGateway(
         tmp_path_factory.mktemp("small"),
         kv_space_gib=0.4,
-        ram_gib=0.5,
+        ram_gib=0.3,
         disk=Disk(scrub_mib_per_s=0),
         ram=Ram(prefetch=False),
         may_reset=True,
