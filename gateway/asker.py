@@ -189,8 +189,10 @@ class Asker:
             return False
         server = self._hosts.get(host)
         is_seen = server is not None and server.sees_disk
-        if not is_seen or self._ledger.disk_share(version, host) >= 1 or self._ledger.ram_share(version, host) >= 1:
+        if not is_seen or self._ledger.disk_share(version, host) >= 1:
             return True
+        if self._ledger.ram_share(version, host) >= 1:
+            return False  # nothing is missing; should it leave RAM meanwhile, no room was made for it on disk
         if not await self._cold.keeps(self._shelf, version, host):
             return False
         answering.callback(self._cold.written, version, laid_out.prefix.ids, host)

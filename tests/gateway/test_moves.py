@@ -204,6 +204,20 @@ async def test_what_is_being_read_is_not_evicted_with_the_version_that_answers(r
     assert await running.finished(added["job"]["id"]) == "ready"
 
 
+async def test_an_eviction_waits_for_the_questions_that_use_the_document(running: TieredGateway) -> None:
+    """One that its worker has not looked at yet would have everything stored again."""
+    gate = Gate(running.workers[0])
+    held = asyncio.create_task(running.ask(QUESTION, document="a"))
+    await gate.reached()
+    job = await move(running, "evict")
+    await asyncio.sleep(0.1)
+    assert running.on_disk() == {"a"}
+    gate.open()
+    assert (await held)["headers"]["x-cache-tier"] == "gpu"
+    assert (await ended(running, job))["state"] == "done"
+    assert running.on_disk(whole=False) == set()
+
+
 async def test_a_document_that_can_not_answer_yet_can_not_be_moved_to(running: TieredGateway) -> None:
     gate = Gate(running.workers[0])
     added = await running.add(text("b"), id="b", ready=False)
@@ -260,16 +274,17 @@ async def test_the_gateway_ends_during_a_move(tmp_path: Path) -> None:
 
 
 async def test_only_so_many_moves_are_remembered_and_all_that_are_under_way(running: TieredGateway) -> None:
-    document = running.shelf.catalog.get(Owner("tenant-a"), DocumentId("a"))
-    assert document is not None
+    await running.add(text("b"), id="b")
+    documents = [running.shelf.catalog.get(Owner("tenant-a"), DocumentId(name)) for name in "ab"]
+    first, second = (document for document in documents if document is not None)
     gate = Gate(running.workers[0])
-    held = running.moves.warm(document, Tier.GPU)
+    held = running.moves.warm(first, Tier.GPU)
     await gate.reached()
     for _ in range(REMEMBERED + 5):
-        await running.moves.settled(running.moves.evict(document, Tier.RAM))
+        await running.moves.settled(running.moves.evict(second, Tier.RAM))
     assert running.moves.get(held.id) is not None
     gate.open()
     assert (await running.moves.settled(held)).state is MoveState.DONE
-    await running.moves.settled(running.moves.evict(document, Tier.RAM))
+    await running.moves.settled(running.moves.evict(second, Tier.RAM))
     assert len(list(running.moves)) == REMEMBERED
     assert running.moves.get(held.id) is None
