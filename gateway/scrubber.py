@@ -30,6 +30,8 @@ BATCH = 4
 """Chunks that are read in one go."""
 IDLE_S = 5.0
 """How long there is nothing to look at before it is looked again."""
+RETRY_S = 60.0
+"""After a repair failed."""
 
 
 class Scrubber:
@@ -58,6 +60,8 @@ class Scrubber:
         self._chunk_tokens = chunk_tokens
         self._suspects: asyncio.Queue[Version] = asyncio.Queue()
         self._suspected: set[Salt] = set()
+        self._unmended: dict[tuple[str, Salt], Version] = {}
+        """By host: what a repair has left with a gap."""
 
     def suspect(self, version: Version) -> None:
         """A question met less of this version than it should have: its files are looked at next."""
@@ -67,7 +71,7 @@ class Scrubber:
 
     async def run(self) -> None:
         """Look through everything again and again, until cancelled. Suspects don't wait for the others."""
-        await asyncio.gather(self._run_suspects(), self._run_through())
+        await asyncio.gather(self._run_suspects(), self._run_through(), self._run_unmended())
 
     async def _run_suspects(self) -> None:
         while True:
@@ -83,16 +87,27 @@ class Scrubber:
             if not looked_at:
                 await asyncio.sleep(IDLE_S)
 
+    async def _run_unmended(self) -> None:
+        """What could not be mended is tried again, also where nothing is looked through."""
+        while True:
+            await asyncio.sleep(RETRY_S)
+            for (host, salt), version in tuple(self._unmended.items()):
+                if self._is_kept(version):
+                    self.suspect(version)
+                else:
+                    del self._unmended[host, salt]
+
     async def scrub(self, version: Version, *, at_rate: bool) -> int:
         """Look at all of the version's files, on every host, and mend what is damaged; how many bytes were read."""
         read_bytes = 0
         try:
-            ids = (await self._prefixes.get(version)).ids
+            # The prefix cache is the questions': a look at every document would leave nothing else in it.
+            ids = () if self._ledger.keys(version.salt) else (await self._prefixes.get(version)).ids
             await self._hosts.look(version, ids)
             for server in self._hosts:
                 damaged, size_bytes = await self._verify(server, version, at_rate=at_rate)
                 read_bytes += size_bytes
-                if damaged:
+                if damaged or self._is_unmended(server, version):
                     await self._mend(server, version, damaged)
         except NotFound:
             pass  # removed meanwhile
@@ -107,6 +122,8 @@ class Scrubber:
         for start in range(0, len(keys), BATCH):
             if at_rate:
                 await self._pool.calm()
+            if not self._is_kept(version):
+                raise NotFound(f"Version {version.id} was removed.")
             found = await server.verify(keys[start : start + BATCH], version.salt)
             damaged += found.damaged
             read_bytes += found.read_bytes
@@ -116,24 +133,47 @@ class Scrubber:
         return tuple(damaged), read_bytes
 
     async def _mend(self, server: KVServer, version: Version, damaged: tuple[ChunkKey, ...]) -> None:
-        log.warning("damage_found", host=server.name, version=version.id, chunks=len(damaged))
-        self._telemetry.damaged_chunks.add(len(damaged), {HOST: server.name})
-        await self._hosts.delete(version.salt, damaged, host=server.name)
+        """Delete these chunks, and read from the first that is missing."""
         keys = self._ledger.keys(version.salt)
-        whole = next(number for number, key in enumerate(keys) if key in damaged)
+        if damaged:
+            log.warning("damage_found", host=server.name, version=version.id, chunks=len(damaged))
+            self._telemetry.damaged_chunks.add(len(damaged), {HOST: server.name})
+            await self._hosts.delete(version.salt, damaged, host=server.name)
+        if not self._is_kept(version):
+            raise NotFound(f"Version {version.id} was removed.")
+        whole = self._ledger.disk(server.name).run(version.salt, keys)
         outcome = "failed"
+        self._unmended[server.name, version.salt] = version
         try:
             await self._reader.read(version, start=whole * self._chunk_tokens, host=server.name)
             outcome = "mended"
+            del self._unmended[server.name, version.salt]
         finally:
             self._telemetry.repaired.add(1, {OUTCOME: outcome, HOST: server.name})
         log.info("damage_mended", host=server.name, version=version.id, chunks=len(damaged))
 
+    def _is_kept(self, version: Version) -> bool:
+        """Whether it is still some document's, and its KV wanted."""
+        found = self._shelf.catalog.of_salt(version.salt)
+        return found is not None and not found[0].expired(self._shelf.now())
+
+    def _is_unmended(self, server: KVServer, version: Version) -> bool:
+        """Whether an earlier repair failed, and nothing has filled the gap since."""
+        if (server.name, version.salt) not in self._unmended:
+            return False
+        on_disk = self._ledger.disk(server.name).size_bytes(version.salt)
+        if on_disk and self._ledger.disk_share(version, server.name) < 1:
+            return True
+        del self._unmended[server.name, version.salt]  # whole again, or evicted meanwhile
+        return False
+
     def _stored(self) -> Iterator[Version]:
         """Versions that answer and have something on a disk."""
-        for document in tuple(self._shelf.catalog):
+        for document in self._shelf.catalog:
             version = document.current
             if version is None or version.state is not VersionState.READY or self._shelf.is_stale(document):
+                continue
+            if not self._is_kept(version):
                 continue
             if any(self._ledger.disk(server.name).size_bytes(version.salt) for server in self._hosts):
                 yield version
