@@ -72,6 +72,8 @@ class Prefetcher:
         """Probability, and until when it holds."""
         self._failed: dict[tuple[str, str], float] = {}
         """Until when each (host, salt) is not tried again."""
+        self._met: set[tuple[str, str]] = set()
+        """What was asked while it was on its way: (host, salt)."""
         self._asked_last: TenantId | None = None
         self._wake = asyncio.Event()
         self._moving: set[asyncio.Task[None]] = set()
@@ -86,8 +88,9 @@ class Prefetcher:
         self._ram.used(version)
         self._asked_last = tenant
         for host, promotions in self._promotions.items():
-            if promotions.used(version.salt):
-                self._telemetry.prefetches.add(1, {OUTCOME: "used", HOST: host})
+            if promotions.in_flight(version.salt):
+                self._met.add((host, version.salt))
+            self._note_used(host, version.salt)
         self._wake.set()
 
     def hint(self, documents: Iterable[tuple[Document, float]]) -> None:
@@ -170,9 +173,16 @@ class Prefetcher:
                 # So that it is noticed where it leaves before the next plan.
                 self._held[host] = self._held.get(host, frozenset()) | {promotion.key}
                 self._telemetry.prefetched_bytes.add(promotion.size_bytes, {HOST: host})
+                if (host, promotion.key) in self._met:
+                    self._note_used(host, promotion.key)
             else:
                 promotions.failed(promotion.key, self._now())
                 self._failed[host, promotion.key] = self._now() + RETRY_S
+            self._met.discard((host, promotion.key))
+
+    def _note_used(self, host: str, salt: str) -> None:
+        if self._promotions[host].used(salt):
+            self._telemetry.prefetches.add(1, {OUTCOME: "used", HOST: host})
 
     def _candidates(self, host: str) -> Iterator[tuple[Document, Candidate[str]]]:
         """Documents that may be wanted, lie whole on the host's disk and not in its RAM; each with the best reason."""

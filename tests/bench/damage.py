@@ -34,24 +34,21 @@ async def run() -> None:
         )
         await gateway.start()
         try:
-            subjects = [await damage.subject(gateway, name, text(name, 36)) for name in ("apples", "pears")]
+            subjects = [await damage.subject(gateway, name, text(name, 30)) for name in ("apples", "pears")]
             chunks = len(subjects[0].paths)
-            rows = []
-            for kind in damage.KINDS:
-                done = []
-                for seed in range(trials):
+            done: dict[str, list[damage.Trial]] = {kind: [] for kind in damage.KINDS}
+            for seed in range(trials):
+                for kind in damage.KINDS:
                     chance = random.Random(f"{kind} {seed}")  # noqa: S311 - where the damage is
-                    done.append(await damage.trial(gateway, kind, subjects, chance))
-                    if not (done[-1].right and done[-1].mended):
-                        measure.console.print(f"trial {seed}: {done[-1]}")
-                rows.append(_row(kind, done))
-                measure.console.print(" ".join(rows[-1]))
+                    done[kind].append(await damage.trial(gateway, kind, subjects, chance))
+                    if not (done[kind][-1].right and done[kind][-1].mended):
+                        measure.console.print(f"trial {seed}: {done[kind][-1]}")
         finally:
             await gateway.stop()
     measure.show(
         f"Damage to one stored chunk of {chunks} (swapped: two), then a question",
         ["", "trials", "wrong answers", "damaged chunks", "counted", "trials mended", "s a trial, p50"],
-        rows,
+        [_row(kind, trials_done) for kind, trials_done in done.items()],
     )
 
 

@@ -238,3 +238,19 @@ async def test_what_left_ram_unasked_was_brought_in_vain_and_is_left_alone(tmp_p
 
 def _question(content: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}]}
+
+
+async def test_a_question_that_comes_while_its_document_is_brought_shows_that_it_was_not_in_vain(tmp_path: Path) -> None:
+    async with shelved(tmp_path, "a", "b", follows=True) as running:
+        running.server.may.clear()
+        await running.ask(QUESTION, document="a")
+        await eventually(lambda: running.salt("b") in running.server.tried)
+        await running.ask(QUESTION, document="b")
+        running.server.may.set()
+        await eventually(lambda: "b" in running.in_ram())
+        await running.json("POST", "/v1/documents/b/evict", json={"tier": "ram"}, status=202)
+        await eventually(lambda: "b" not in running.in_ram())
+        await running.planned()
+        assert await running.prefetches() == {"used": 1}
+        await running.ask(QUESTION, document="a")
+        await eventually(lambda: "b" in running.in_ram())
