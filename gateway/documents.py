@@ -73,9 +73,9 @@ class Shelf:
 
         A version that answered and is stale now stays: `renew` replaces it, at the first question or in its turn.
         """
-        for document in await self._store.documents():
-            self._show(document)
-        for document in tuple(self.catalog):
+        self.catalog = Catalog(await self._store.documents())
+        self._announce()
+        for document in self.catalog:
             if document.current is not None:
                 await self._classifier.recall(document.current.id, document.descriptor)
             version = document.incoming
@@ -133,22 +133,7 @@ class Shelf:
                     return before
                 is_told = same.descriptor != before.descriptor or same.incoming is not before.incoming
                 return await self._save(replace(same, updated_at=now), text if is_told else "")
-            version, content = await asyncio.to_thread(self._reading.version, owner, document_id, text, self.now())
-            if needs_room:
-                await self._need_room(self.catalog, version.prefix_tokens)
-            now = version.created_at
-            document = replace(
-                before or Document(owner=owner, id=document_id, descriptor=descriptor, created_at=now),
-                descriptor=descriptor,
-                source=source,
-                incoming=version,
-                updated_at=now,
-            )
-            document = retain(document, retention, now=now, new_content=_is_new(digest, before))
-            await self._store.add_version(document, version, content)
-            self._show(document)
-            log.info("version_added", document=document_id, version=version.id, prefix_tokens=version.prefix_tokens)
-            return document
+            return await self._add(before, owner, document_id, text, descriptor, source, retention, needs_room=needs_room)
 
     async def amend(self, owner: Owner, document_id: DocumentId, *, retention: Retention = KEPT, **descriptor: Any) -> Document:
         """Change fields of the descriptor, and the retention. Raises NotFound, and InvalidRequest for what can't be."""
@@ -226,17 +211,56 @@ class Shelf:
 
     # --- inside
 
-    async def _make_anew(self, document: Document, version: Version) -> None:
-        """Make the content of this version, which can't answer, the document's again; it stays, failed, where that can't be."""
+    async def _add(
+        self,
+        before: Document | None,
+        owner: Owner,
+        document_id: DocumentId,
+        text: str,
+        descriptor: Descriptor,
+        source: str,
+        retention: Retention,
+        *,
+        needs_room: bool,
+    ) -> Document:
+        """Make a version of this text for the document, whose lock is held. Raises as `put` does."""
+        version, content = await asyncio.to_thread(self._reading.version, owner, document_id, text, self.now())
+        if needs_room:
+            await self._need_room(self.catalog, version.prefix_tokens)
+        now = version.created_at
+        document = replace(
+            before or Document(owner=owner, id=document_id, descriptor=descriptor, created_at=now),
+            descriptor=descriptor,
+            source=source,
+            incoming=version,
+            updated_at=now,
+        )
+        document = retain(document, retention, now=now, new_content=_is_new(content_digest(text), before))
+        await self._store.add_version(document, version, content)
         self._show(document)
-        try:
-            text = (await self._store.content(version.id)).text
-            await self.put(document.owner, document.id, text, document.descriptor, source=document.source, needs_room=False)
-        except DocumentTooLong as error:
-            failed = replace(version, state=VersionState.FAILED, error=str(error))
-            await self._store.update_version(failed)
-            current = document.current if document.current is not version else None
-            await self._save(replace(document, current=current, incoming=failed), "")
+        log.info("version_added", document=document_id, version=version.id, prefix_tokens=version.prefix_tokens)
+        return document
+
+    async def _make_anew(self, document: Document, version: Version) -> None:
+        """Make the content of this version, which can't answer, the document's again; it stays, failed, where that can't be.
+
+        What has happened to the document since it was fetched stands: new content, another title, its removal.
+        """
+        text = (await self._store.content(version.id)).text
+        async with self._locks[document.owner, document.id]:
+            now = self.catalog.get(document.owner, document.id)
+            if now is None or version.id not in [link.id for link in now.versions] or now.incoming not in (None, document.incoming):
+                return
+            if (same := self._unchanged(now, version.digest)) is not None:  # the engine is as it was before that version
+                await self._save(same, "")
+                return
+            try:
+                await self._add(now, now.owner, now.id, text, now.descriptor, now.source, KEPT, needs_room=False)
+            except DocumentTooLong as error:
+                failed = replace(version, state=VersionState.FAILED, error=str(error))
+                await self._store.update_version(failed)
+                current = now.current if now.current is None or now.current.id != version.id else None
+                await self._save(replace(now, current=current, incoming=failed), "")
 
     def _unchanged(self, before: Document, digest: str) -> Document | None:
         """The document as it should stay if this content is its current or coming one already, else None."""
