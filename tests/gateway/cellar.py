@@ -29,7 +29,7 @@ GIB = 2**30
 
 
 class HeldServer(FakeKVServer):
-    """Deletes and looks at its disk only while it may, and can fail to tell its free space."""
+    """Deletes and looks at its disk only while it may; can't look at all while it is `broken`."""
 
     def __init__(self, host: FakeHost) -> None:
         super().__init__(host)
@@ -48,6 +48,11 @@ class HeldServer(FakeKVServer):
         if self.broken is not None:
             raise self.broken
         return seen
+
+    async def on_disk(self, keys: Sequence[ChunkKey], salt: Salt) -> dict[ChunkKey, int]:
+        if self.broken is not None:
+            raise self.broken
+        return await super().on_disk(keys, salt)
 
     async def free_bytes(self) -> int | None:
         if self.broken is not None:

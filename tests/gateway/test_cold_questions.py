@@ -168,6 +168,15 @@ async def test_a_promise_ends_once_all_that_was_written_is_seen(cellar: Cellar) 
     assert cellar.promised["a"] == 0  # none is left, not only filled
 
 
+async def test_a_promise_ends_where_nothing_can_be_seen_of_what_was_written(cellar: Cellar) -> None:
+    cold = ColdQuestions(cellar.hosts, cellar.keeper)
+    version = cellar.add("a")
+    assert await cold.keeps(cellar, version, "a")
+    cellar.servers["a"].broken = OSError("the folder is gone")
+    cold.written(version, ids_of(version), "a")
+    await eventually(lambda: cellar.promised["a"] == 0)
+
+
 async def test_a_promise_ends_where_the_gateway_does(cellar: Cellar) -> None:
     cold = ColdQuestions(cellar.hosts, cellar.keeper)
     version = cellar.add("a")

@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from backends.base import Content
 from gateway.config import Disk
+from router.documents import VersionId
+from router.errors import StoreUnavailable
 from tests.fakes.engine import CHUNK, Gate
 from tests.fakes.gateway import eventually
+from tests.fakes.store import MemoryStore
 from tests.gateway.tiers import SIZE, TieredGateway, TrueHost, budget, text
 
 QUESTION = "What is it about?"
@@ -26,6 +30,18 @@ class Clock:
 
     def __call__(self) -> float:
         return time.time() + self.ahead_s
+
+
+class ForgetfulStore(MemoryStore):
+    """Gives `contents` more, and then none while that is 0."""
+
+    contents = 1000
+
+    async def content(self, version_id: VersionId) -> Content:
+        if not self.contents:
+            raise StoreUnavailable("The disk is full.")
+        self.contents -= 1
+        return await super().content(version_id)
 
 
 @pytest.fixture
@@ -201,6 +217,20 @@ async def test_so_is_one_of_which_a_new_gateway_can_not_know_that_ram_holds_it(t
     async with TieredGateway(tmp_path, hosts=[host], disk=OFTEN, store=first.store).running() as second:
         await pin(second)
         await eventually(lambda: second.on_disk() == {"a"})
+
+
+async def test_one_whose_keys_could_not_be_learnt_at_first_is_looked_at_and_not_read_again(tmp_path: Path) -> None:
+    host, store = TrueHost(), ForgetfulStore()
+    async with TieredGateway(tmp_path, hosts=[host], disk=OFTEN, store=store).running() as first:
+        await first.add(text("a"), id="a", pinned=True)
+    store.contents = 1  # for the routing, at the start
+    async with TieredGateway(tmp_path, hosts=[host], disk=OFTEN, store=store).running() as second:
+        await some_looks(second, 1)
+        assert second.ledger.disk_share(second.version("a"), "kv") == 0
+        store.contents = 1000
+        await eventually(lambda: second.ledger.disk_share(second.version("a"), "kv") == 1)
+        await some_looks(second)
+        assert second.workers[0].bodies == []
 
 
 async def test_one_that_is_whole_is_left_alone(running: TieredGateway) -> None:
