@@ -14,7 +14,7 @@ import msgspec
 
 from router.policy_density import Density
 from router.policy_frequency import Gdsf, Lfu
-from router.policy_order import K
+from router.policy_order import HORIZON_S, K
 from router.policy_recency import Arc, Lru
 
 DEFAULT = "kvshelf"
@@ -50,8 +50,8 @@ class Policy(Protocol[K]):
         Empty where nothing is needed, and where everything in RAM that is not exempt would not be enough.
         """
 
-    def worth(self, key: K, now: float) -> float:
-        """Seconds of waiting that holding the key is expected to save within `HORIZON_S`; 0 for a key of which nothing is known.
+    def worth(self, key: K, now: float, horizon_s: float = HORIZON_S) -> float:
+        """Seconds of waiting that holding the key is expected to save within the horizon; 0 for a key of which nothing is known.
 
         At most the key's cost: after one question that had to wait, the key would be in RAM again.
         """

@@ -32,9 +32,10 @@ NEVER_ASKED = 0.02
 MAX_KEYS = 32_768
 """So many keys are remembered, those in RAM always; each takes about 200 bytes."""
 
-SWEEP, FADE = 256, 10_240
-"""After so many questions the hazard is computed anew, and what it was learned from is halved."""
-PRIOR = 20.0
+FIRST, SWEEP, FADE = 16, 256, 10_000
+"""The hazard is computed anew after a quarter more questions, at the least and the most so many; and what it was learned from
+is halved after so many."""
+PRIOR = 5.0
 """The hazard at an age begins as the mean over all ages, with the evidence of so many questions."""
 AGES_S: Floats = np.concatenate([[0.0], 2.0 ** np.arange(1, 23)])
 """The hazard is constant between these: ages double, from two seconds to 48 days."""
@@ -56,7 +57,7 @@ class Density(Generic[K]):
         """By age: how many questions came, and how much weight waited for how many seconds."""
         self._waits: list[tuple[float, float, float]] = []
         """Waits that ended since the hazard was computed: from age, to age, weight."""
-        self._questions = 0
+        self._questions, self._learn_at = 0, FIRST
         self._hazard = np.full(len(AGES_S) - 1, 1 / HORIZON_S)
         self._hazard_to = _accumulated(self._hazard)
 
@@ -78,7 +79,8 @@ class Density(Generic[K]):
         self._used_at[row] = self._exposed_to[row] = now
         self._size_bytes[row], self._cost_s[row] = size_bytes, cost_s
         self._questions += 1
-        if self._questions % SWEEP == 0:
+        if self._questions >= self._learn_at:
+            self._learn_at = self._questions + min(max(self._questions // 4, FIRST), SWEEP)
             self._learn(now)
 
     def added(self, key: K, size_bytes: int, cost_s: float, now: float) -> None:
@@ -112,12 +114,12 @@ class Density(Generic[K]):
         order = rows[np.argsort(density, kind="stable")].tolist()
         return take(((self._keys[row], int(self._size_bytes[row])) for row in order), need_bytes, exempt)
 
-    def worth(self, key: K, now: float) -> float:
+    def worth(self, key: K, now: float, horizon_s: float = HORIZON_S) -> float:
         row = self._rows.get(key)
         if row is None:
             return 0.0
         age_s = now - self._used_at[row]
-        before, after = np.interp([age_s, age_s + HORIZON_S], AGES_S, self._hazard_to)
+        before, after = np.interp([age_s, age_s + horizon_s], AGES_S, self._hazard_to)
         return float(-math.expm1(-self._weight_now(row) * (after - before)) * self._cost_s[row])
 
     def check(self) -> None:
@@ -143,7 +145,7 @@ class Density(Generic[K]):
         self._exposed += weight @ np.maximum(within, 0.0)
         self._exposed_to[rows] = now
         self._waits.clear()
-        if self._questions % FADE == 0:
+        if self._asked.sum() >= FADE:
             self._asked /= 2
             self._exposed /= 2
         if self._asked.any() and self._exposed.any():

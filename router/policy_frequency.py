@@ -7,7 +7,7 @@ from typing import Generic
 
 import msgspec
 
-from router.policy_order import K, Ranking, chance, take
+from router.policy_order import HORIZON_S, K, Ranking, chance, take
 
 
 class _Held(msgspec.Struct):
@@ -19,9 +19,9 @@ class _Held(msgspec.Struct):
     def again(self, size_bytes: int, cost_s: float, times: int = 1) -> _Held:
         return _Held(size_bytes, cost_s, self.since, self.times + times)
 
-    def worth(self, now: float) -> float:
+    def worth(self, now: float, horizon_s: float) -> float:
         """As if questions came as often as they did since the key came, for which a minute at least is taken."""
-        return chance(self.times / max(now - self.since, 60.0)) * self.cost_s
+        return chance(self.times / max(now - self.since, 60.0), horizon_s) * self.cost_s
 
 
 class Lfu(Generic[K]):
@@ -55,8 +55,8 @@ class Lfu(Generic[K]):
     def victims(self, need_bytes: int, now: float, exempt: Container[object] = ()) -> tuple[K, ...]:
         return take(((key, self._held[key].size_bytes) for key in self._order.ascending()), need_bytes, exempt)
 
-    def worth(self, key: K, now: float) -> float:
-        return self._held[key].worth(now) if key in self._held else 0.0
+    def worth(self, key: K, now: float, horizon_s: float = HORIZON_S) -> float:
+        return self._held[key].worth(now, horizon_s) if key in self._held else 0.0
 
     def check(self) -> None:
         if {key: self._order.rank(key) for key in self._held} != {key: held.times for key, held in self._held.items()}:
@@ -105,8 +105,8 @@ class Gdsf(Generic[K]):
     def victims(self, need_bytes: int, now: float, exempt: Container[object] = ()) -> tuple[K, ...]:
         return take(((key, self._held[key].size_bytes) for key in self._order.ascending()), need_bytes, exempt)
 
-    def worth(self, key: K, now: float) -> float:
-        return self._held[key].worth(now) if key in self._held else 0.0
+    def worth(self, key: K, now: float, horizon_s: float = HORIZON_S) -> float:
+        return self._held[key].worth(now, horizon_s) if key in self._held else 0.0
 
     def check(self) -> None:
         if set(self._held) != set(self._order.ascending()):

@@ -1,4 +1,4 @@
-"""What the replacement policies share: how victims are taken from an order, an order that changes, and the unit of worth."""
+"""What policies and planner share: the horizon, sums that fade, how victims are taken from an order, an order that changes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,36 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 HORIZON_S = 3_600.0
-"""Worth and guesses look this far ahead: the seconds of waiting saved, the chance of a question, within an hour."""
+"""Worth and guesses look this far ahead at most. A smaller RAM tier is renewed sooner, and what comes later is nothing to it."""
 
 
-def chance(rate_per_s: float) -> float:
+def chance(rate_per_s: float, horizon_s: float) -> float:
     """The probability of a question within the horizon, if they come at random at this rate (Poisson)."""
-    return -math.expm1(-rate_per_s * HORIZON_S)
+    return -math.expm1(-rate_per_s * horizon_s)
+
+
+class Faded:
+    """A sum in which everything counts less with its age, by a factor of e in so many seconds."""
+
+    def __init__(self, memory_s: float) -> None:
+        self._memory_s = memory_s
+        self._sum = self._at = 0.0
+        self._since: float | None = None
+
+    def add(self, value: float, now: float) -> None:
+        self._since = now if self._since is None else self._since
+        self._sum = self.sum(now) + value
+        self._at = now
+
+    def sum(self, now: float) -> float:
+        return self._sum * math.exp((self._at - now) / self._memory_s)
+
+    def rate(self, now: float) -> float:
+        """A second, over what is remembered or the time since the first, but a minute at least; 0 before the first."""
+        if self._since is None:
+            return 0.0
+        over_s = -math.expm1(-max(now - self._since, 60.0) / self._memory_s) * self._memory_s
+        return self.sum(now) / over_s
 
 
 def take(order: Iterable[tuple[K, int]], need_bytes: int, exempt: Container[object]) -> tuple[K, ...]:

@@ -8,7 +8,7 @@ from typing import Generic
 
 import msgspec
 
-from router.policy_order import K, chance, take
+from router.policy_order import HORIZON_S, K, chance, take
 
 
 class _Held(msgspec.Struct):
@@ -16,9 +16,9 @@ class _Held(msgspec.Struct):
     cost_s: float
     used_at: float
 
-    def worth(self, now: float) -> float:
+    def worth(self, now: float, horizon_s: float) -> float:
         """As if questions came as often as one in the time since the last."""
-        return chance(1 / max(now - self.used_at, 1.0)) * self.cost_s
+        return chance(1 / max(now - self.used_at, 1.0), horizon_s) * self.cost_s
 
 
 class Lru(Generic[K]):
@@ -50,9 +50,9 @@ class Lru(Generic[K]):
     def victims(self, need_bytes: int, now: float, exempt: Container[object] = ()) -> tuple[K, ...]:
         return take(((key, held.size_bytes) for key, held in self._held.items()), need_bytes, exempt)
 
-    def worth(self, key: K, now: float) -> float:
+    def worth(self, key: K, now: float, horizon_s: float = HORIZON_S) -> float:
         held = self._held.get(key)
-        return held.worth(now) if held else 0.0
+        return held.worth(now, horizon_s) if held else 0.0
 
     def check(self) -> None:
         times = [held.used_at for held in self._held.values()]
@@ -140,9 +140,9 @@ class Arc(Generic[K]):
     def victims(self, need_bytes: int, now: float, exempt: Container[object] = ()) -> tuple[K, ...]:
         return take(self._leaving(), need_bytes, exempt)
 
-    def worth(self, key: K, now: float) -> float:
+    def worth(self, key: K, now: float, horizon_s: float = HORIZON_S) -> float:
         queue = self._queue(key)
-        return queue.held[key].worth(now) if queue else 0.0
+        return queue.held[key].worth(now, horizon_s) if queue else 0.0
 
     def check(self) -> None:
         keys = [key for queue in self._queues for key in queue.held]

@@ -13,10 +13,12 @@ from collections.abc import Container, Iterator
 
 import msgspec
 
-from router.policy_order import chance
+from router.policy_order import HORIZON_S, chance
 
 PAUSE_S = 3_600.0
 """A tenant that was silent for longer begins anew: what it asks then follows nothing."""
+SOON_S = 600.0
+"""What follows a document is asked within about this time."""
 LEAD_S = 900.0
 """Documents of an hour of the day are guessed from this long before it begins."""
 MIN_DAYS, MIN_RATE = 3, 2.0
@@ -34,11 +36,13 @@ _HOUR_S, _DAY_S = 3_600, 86_400
 
 
 class Guess(msgspec.Struct, frozen=True):
-    """`probability` of a question within `policy_order.HORIZON_S`, 0 to 1; `why` in words for operators."""
+    """`probability` of a question within `within_s`, 0 to 1; `why` in words for operators."""
 
     key: str
     probability: float
     why: str
+    within_s: float = HORIZON_S
+    kind: str = "popular"
 
 
 class _Row(msgspec.Struct):
@@ -205,7 +209,7 @@ class Predictor:
             if key in self._habits and key not in besides:
                 trust = self._trust.get(_kind(times, row.left), _Trust())
                 probability = trust.right / (trust.guessed + DOUBT)
-                yield Guess(key, probability, f"followed {before} {times} of {row.left} times")
+                yield Guess(key, probability, f"followed {before} {times} of {row.left} times", SOON_S, "followed")
 
     def _at_this_hour(self, now: float, besides: Container[str]) -> Iterator[Guess]:
         """The share of days with a question at that hour, for what is left of the hour."""
@@ -215,7 +219,7 @@ class Predictor:
             left = min(at + 1 - now / _HOUR_S, 1.0)
             for guess, habit in habits:
                 if guess.key not in besides and self._habits.get(guess.key) is habit:
-                    yield Guess(guess.key, guess.probability * left, guess.why)
+                    yield Guess(guess.key, guess.probability * left, guess.why, (at + 1) * _HOUR_S - now, "hour")
 
     def _of_hour(self, at: int) -> list[tuple[Guess, _Habit]]:
         """The strongest habits of an hour, counted from the epoch: told from the days before, they stay so until it is over."""
@@ -235,7 +239,7 @@ class Predictor:
             if key not in besides:
                 rate = self._habits[key].rate_at(now)
                 if rate >= MIN_RATE:
-                    yield Guess(key, chance(rate / _DAY_S), f"asked about {rate:.0f} times a day of late")
+                    yield Guess(key, chance(rate / _DAY_S, HORIZON_S), f"asked about {rate:.0f} times a day of late")
 
     # --- keeping
 

@@ -1,7 +1,8 @@
 """What to bring from disk to RAM before it is asked, and what that pushes out: the prefetch planner.
 
 Rules. Nothing while live traffic waits. Pinned versions first. A guess must be worth more than what it pushes out, by a
-factor. Bytes in flight, and bytes that push others out within an hour, are bounded. What was promoted in vain isn't
+factor, within the horizon: the time in which RAM is renewed, an hour at most. Guesses of a kind that rarely came true are
+trusted less. Bytes in flight, and bytes that push others out within a horizon, are bounded. What was promoted in vain isn't
 promoted again for some hours; what was promoted is left in peace until it had its chance.
 """
 
@@ -14,7 +15,7 @@ from typing import Any, Generic
 import msgspec
 
 from router.policies import Policy
-from router.policy_order import HORIZON_S, K
+from router.policy_order import HORIZON_S, Faded, K
 
 FACTOR = 1.5
 """A promotion must be worth so many times what it pushes out: both are guesses, and moving costs something."""
@@ -22,10 +23,12 @@ MIN_PROBABILITY = 0.15
 """Of a question within the horizon. Less likely ones would keep the disk busy for nothing, five times out of six."""
 IN_FLIGHT_SHARE = 0.02
 """Of RAM: the most that is under way at a time, but for one version however large."""
-WINDOW_S, WINDOW_SHARE = HORIZON_S, 0.25
-"""Within a window, promotions that push others out bring at most this share of RAM. Free room may be filled at once."""
-GRACE_S = HORIZON_S
-"""So long a promoted version that wasn't asked yet is not evicted for another."""
+PUSHED_SHARE = 0.25
+"""Within a horizon, promotions that push others out bring at most this share of RAM. Free room may be filled at once."""
+FULL_SHARE = 0.9
+"""Of RAM: beyond it, and wherever RAM is renewed within the horizon, there is no free room, but what live questions need next."""
+BENEFIT, MEMORY_S = 5.0, 86_400.0
+"""A kind of guess is trusted as if so many more had come true, and what it did is forgotten by a factor of e in so long."""
 COOLDOWN_S = 4 * 3_600.0
 """So long a version that was promoted and evicted unasked, or couldn't be restored, is not promoted again."""
 
@@ -42,6 +45,14 @@ class Candidate(msgspec.Struct, Generic[K], frozen=True):
     probability: float = 1.0
     why: str = "pinned"
     pinned: bool = False
+    within_s: float = HORIZON_S
+    """The time that the probability is of."""
+    kind: str = ""
+    """Guesses of one kind are trusted alike, by how many of them came true."""
+
+    def probability_within(self, horizon_s: float) -> float:
+        """Of a question within a shorter time, as if it came at random (Poisson); within a longer one it is the same."""
+        return 1.0 - float((1.0 - self.probability) ** min(horizon_s / self.within_s, 1.0))
 
 
 class Snapshot(msgspec.Struct, Generic[K], frozen=True):
@@ -58,13 +69,21 @@ class Snapshot(msgspec.Struct, Generic[K], frozen=True):
 
 
 class Promotion(msgspec.Struct, Generic[K], frozen=True):
-    """Evict `evict`, then restore `key`. What it costs: `size_bytes` moved in `restore_s`, and what is evicted."""
+    """Evict `evict`, then restore `key`. What it costs: `size_bytes` moved in `restore_s`, and what is evicted.
+
+    `chance`: of a question within `grace_s`, so long it is left in RAM for that. `pushes`: whether it takes the room of others,
+    of what it evicts or of what live questions need next.
+    """
 
     key: K
     size_bytes: int
     restore_s: float
     evict: tuple[K, ...]
     why: str
+    kind: str = ""
+    chance: float = 1.0
+    grace_s: float = HORIZON_S
+    pushes: bool = False
 
 
 class Promotions(Generic[K]):
@@ -75,11 +94,18 @@ class Promotions(Generic[K]):
         self._in_flight: dict[K, Promotion[K]] = {}
         self._leaving: set[K] = set()
         """What is evicted for those in flight, until that is told of."""
-        self._unused: OrderedDict[K, float] = OrderedDict()
+        self._unused: dict[K, tuple[Promotion[K], float]] = {}
         """What was promoted and not asked yet, and since when it is in RAM."""
         self._vain: OrderedDict[K, float] = OrderedDict()
         """What was promoted in vain, and when that showed."""
-        self._window: deque[tuple[float, int]] = deque()
+        self._pushed: deque[tuple[float, int]] = deque()
+        """When how many bytes were brought in the place of others, within an hour."""
+        self._made_room = Faded(HORIZON_S)
+        """Keys that left RAM for others than those that were promoted."""
+        self._hoped: dict[str, Faded] = {}
+        self._came_true: dict[str, Faded] = {}
+        """By kind of guess: the chances of those that were promoted, summed, and how many of them were asked."""
+        self._now = 0.0
 
     def __repr__(self) -> str:
         return f"<Promotions {len(self._in_flight)} in flight, {len(self._unused)} not asked yet, {len(self._vain)} in vain>"
@@ -94,7 +120,10 @@ class Promotions(Generic[K]):
 
     def in_grace(self, key: K, now: float) -> bool:
         """Whether the key is on the way, or was promoted and is to be left in RAM until it had its chance."""
-        return key in self._in_flight or (key in self._unused and now - self._unused[key] < GRACE_S)
+        if key in self._in_flight:
+            return True
+        promotion, since = self._unused.get(key, (None, 0.0))
+        return promotion is not None and now - since < promotion.grace_s
 
     # --- deciding
 
@@ -107,11 +136,15 @@ class Promotions(Generic[K]):
         kept.planned |= self._leaving
         in_flight_bytes = self.in_flight_bytes
         used_bytes = snapshot.used_bytes + in_flight_bytes - sum(snapshot.held.get(key, 0) for key in self._leaving)
-        window_bytes = sum(size_bytes for at, size_bytes in self._window if now - at < WINDOW_S)
-        most_in_flight, most_in_window = IN_FLIGHT_SHARE * snapshot.capacity_bytes, WINDOW_SHARE * snapshot.capacity_bytes
-        for candidate in sorted(snapshot.candidates, key=lambda one: (not one.pinned, -one.probability)):
+        horizon_s = self.horizon_s(snapshot, now)
+        pushed_bytes = sum(size_bytes for at, size_bytes in self._pushed if now - at < horizon_s)
+        most_in_flight, most_pushed = IN_FLIGHT_SHARE * snapshot.capacity_bytes, PUSHED_SHARE * snapshot.capacity_bytes
+        chances = {one.key: one.probability_within(horizon_s) * self.trust(one.kind, now) for one in snapshot.candidates}
+        for candidate in sorted(snapshot.candidates, key=lambda one: (not one.pinned, -chances[one.key])):
             key, size_bytes = candidate.key, candidate.size_bytes - snapshot.held.get(candidate.key, 0)
-            if size_bytes <= 0 or key in self._in_flight or key in kept.planned or not self._hopeful(candidate, now):
+            if size_bytes <= 0 or key in self._in_flight or key in kept.planned:
+                continue
+            if not candidate.pinned and (chances[key] < MIN_PROBABILITY or self._in_vain(key, now)):
                 continue
             if in_flight_bytes and in_flight_bytes + size_bytes > most_in_flight:
                 break
@@ -121,20 +154,46 @@ class Promotions(Generic[K]):
             freed_bytes = sum(snapshot.held.get(victim, 0) for victim in evict)
             if freed_bytes < need_bytes:
                 continue
-            if need_bytes > 0:
-                too_much = window_bytes + size_bytes > most_in_window
-                if not candidate.pinned and (too_much or not _pays(candidate, evict, policy, now)):
+            pushes = horizon_s < HORIZON_S or used_bytes + size_bytes > FULL_SHARE * snapshot.capacity_bytes
+            if pushes and not candidate.pinned:
+                rivals = evict if need_bytes >= size_bytes else policy.victims(size_bytes, now, kept)
+                lost_s = sum(policy.worth(rival, now, horizon_s) for rival in rivals)
+                if pushed_bytes + size_bytes > most_pushed or chances[key] * candidate.restore_s < FACTOR * lost_s:
                     continue
-                window_bytes += size_bytes
             kept.planned.update((key, *evict))
             used_bytes += size_bytes - freed_bytes
             in_flight_bytes += size_bytes
-            plans.append(Promotion(key, size_bytes, candidate.restore_s, evict, candidate.why))
+            pushed_bytes += size_bytes if pushes else 0
+            plans.append(
+                Promotion(
+                    key,
+                    size_bytes,
+                    candidate.restore_s,
+                    evict,
+                    candidate.why,
+                    kind="pinned" if candidate.pinned else candidate.kind,
+                    chance=chances[key],
+                    grace_s=min(candidate.within_s, horizon_s),
+                    pushes=pushes,
+                )
+            )
         return tuple(plans)
 
-    def _hopeful(self, candidate: Candidate[K], now: float) -> bool:
-        in_vain = candidate.key in self._vain and now - self._vain[candidate.key] < COOLDOWN_S
-        return candidate.pinned or (candidate.probability >= MIN_PROBABILITY and not in_vain)
+    def horizon_s(self, snapshot: Snapshot[K], now: float) -> float:
+        """The time in which RAM is renewed at the pace of the last hour; `HORIZON_S` at most."""
+        per_s = self._made_room.rate(now)
+        if not per_s or not snapshot.used_bytes:
+            return HORIZON_S
+        room = snapshot.capacity_bytes / snapshot.used_bytes * len(snapshot.held)
+        return min(room / per_s, HORIZON_S)
+
+    def trust(self, kind: str, now: float) -> float:
+        """What chances of this kind are to be multiplied by, at most 1: how many came true of those that should have, of late."""
+        hoped, came_true = (of[kind].sum(now) if kind in of else 0.0 for of in (self._hoped, self._came_true))
+        return min((came_true + BENEFIT) / (hoped + BENEFIT), 1.0)
+
+    def _in_vain(self, key: K, now: float) -> bool:
+        return key in self._vain and now - self._vain[key] < COOLDOWN_S
 
     # --- what became of it
 
@@ -146,17 +205,19 @@ class Promotions(Generic[K]):
         self._leaving.update(promotion.evict)
         self._vain.pop(promotion.key, None)
         self._unused.pop(promotion.key, None)
-        while self._window and now - self._window[0][0] >= WINDOW_S:
-            self._window.popleft()
-        if promotion.evict:
-            self._window.append((now, promotion.size_bytes))
+        while self._pushed and now - self._pushed[0][0] >= HORIZON_S:
+            self._pushed.popleft()
+        if promotion.pushes:
+            self._pushed.append((now, promotion.size_bytes))
         while self._vain and now - next(iter(self._vain.values())) >= COOLDOWN_S:
             self._vain.popitem(last=False)
 
     def finished(self, key: K, now: float) -> None:
         """It is in RAM. Raises KeyError for one that wasn't started."""
-        self._leaving.difference_update(self._in_flight.pop(key).evict)
-        self._unused[key] = now
+        self._now = now
+        promotion = self._in_flight.pop(key)
+        self._leaving.difference_update(promotion.evict)
+        self._unused[key] = (promotion, now)
 
     def failed(self, key: K, now: float) -> None:
         """It could not be restored. Raises KeyError for one that wasn't started."""
@@ -165,12 +226,16 @@ class Promotions(Generic[K]):
 
     def used(self, key: K) -> bool:
         """The key was asked; True if a promotion paid thereby. Any key may be told of."""
-        return self._unused.pop(key, None) is not None
+        return self._settle(key, came_true=True)
 
     def evicted(self, key: K, now: float) -> bool:
         """The key left RAM; True if it was promoted in vain. Any key may be told of."""
-        self._leaving.discard(key)
-        if self._unused.pop(key, None) is None:
+        self._now = now
+        if key in self._leaving:
+            self._leaving.discard(key)
+        else:
+            self._made_room.add(1.0, now)
+        if not self._settle(key, came_true=False):
             return False
         self._note_vain(key, now)
         return True
@@ -186,9 +251,18 @@ class Promotions(Generic[K]):
             raise AssertionError("something leaves for nothing")
         if (self._in_flight.keys() & self._unused.keys()) or (self._unused.keys() & self._vain.keys()):
             raise AssertionError("a key is in two states")
-        times = [at for at, _ in self._window]
+        times = [at for at, _ in self._pushed]
         if times != sorted(times) or list(self._vain.values()) != sorted(self._vain.values()):
             raise AssertionError("what is dated is out of order")
+
+    def _settle(self, key: K, *, came_true: bool) -> bool:
+        """It is known what became of a promotion; False if there was none."""
+        if key not in self._unused:
+            return False
+        promotion, _ = self._unused.pop(key)
+        self._hoped.setdefault(promotion.kind, Faded(MEMORY_S)).add(promotion.chance, self._now)
+        self._came_true.setdefault(promotion.kind, Faded(MEMORY_S)).add(came_true, self._now)
+        return True
 
     def _note_vain(self, key: K, now: float) -> None:
         self._vain[key] = now
@@ -206,8 +280,3 @@ class Kept(Generic[K]):
 
     def __contains__(self, key: Any) -> bool:
         return key == self.part or key in self.planned or key in self._exempt or self._promotions.in_grace(key, self._now)
-
-
-def _pays(candidate: Candidate[K], evict: tuple[K, ...], policy: Policy[K], now: float) -> bool:
-    """Seconds of waiting that either is expected to save within the horizon."""
-    return candidate.probability * candidate.restore_s > FACTOR * sum(policy.worth(key, now) for key in evict)

@@ -127,11 +127,11 @@ def test_density_keeps_what_recurs_through_a_scan() -> None:
 def test_density_learns_that_a_document_is_done_with_after_a_burst() -> None:
     """Four questions, ten seconds apart, and never again: of two equals the one that is in its burst stays."""
     ram = Ram(Density(400), 400)
-    for number in range(3_000):
+    for number in range(3_600):
         for _ in range(4):
             ram.ask(f"burst {number}", after=10.0)
-    assert ram.policy.victims(400, ram.now)[-1] == "burst 2999"
-    assert ram.policy.worth("burst 2990", ram.now) < ram.policy.worth("burst 2999", ram.now) / 4
+    assert ram.policy.victims(400, ram.now)[-1] == "burst 3599"
+    assert ram.policy.worth("burst 3590", ram.now) < ram.policy.worth("burst 3599", ram.now) / 4
 
 
 def test_density_carries_what_was_learned_over_to_a_new_version() -> None:

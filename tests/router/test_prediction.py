@@ -119,7 +119,7 @@ def test_what_is_asked_every_morning_is_guessed_before_the_morning() -> None:
     predictor = Predictor()
     daily(predictor, "news", 4)
     (guess,) = predictor.likely(None, at(4, 8.8), 9)
-    assert guess == Guess("news", 0.8, "asked around 09:00 UTC on 4 of 4 days")
+    assert guess == Guess("news", 0.8, "asked around 09:00 UTC on 4 of 4 days", pytest.approx(1.2 * HOUR_S), "hour")
     assert predictor.likely(None, at(4, 8.8), 9, besides={"news"}) == ()
     assert predictor.likely(None, at(4, 8.5), 9) == ()
     assert predictor.likely(None, at(4, 10.1), 9) == ()

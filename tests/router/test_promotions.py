@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from router import promotions
+from router.policy_order import HORIZON_S
 from router.policy_recency import Lru
-from router.promotions import COOLDOWN_S, GRACE_S, WINDOW_S, Candidate, Promotion, Promotions, Snapshot
+from router.promotions import COOLDOWN_S, Candidate, Promotion, Promotions, Snapshot
 
 CAPACITY = 1_000
 
 
 def candidate(key: str, size: int = 15, *, probability: float = 0.9, pinned: bool = False, why: str = "likely") -> Candidate[str]:
-    return Candidate(key, size, restore_s=1.0, probability=probability, why=why, pinned=pinned)
+    """Each of a kind of its own."""
+    return Candidate(key, size, restore_s=1.0, probability=probability, why=why, pinned=pinned, kind=key)
 
 
 class Ram:
@@ -27,8 +30,10 @@ class Ram:
     def plan(
         self, *candidates: Candidate[str], exempt: frozenset[str] = frozenset(), waiting: bool = False
     ) -> tuple[Promotion[str], ...]:
-        snapshot = Snapshot(candidates, self.held, sum(self.held.values()), CAPACITY, exempt, waiting)
-        return self.promotions.plan(snapshot, self.policy, self.now)
+        return self.promotions.plan(self.snapshot(*candidates, exempt=exempt, waiting=waiting), self.policy, self.now)
+
+    def snapshot(self, *candidates: Candidate[str], exempt: frozenset[str] = frozenset(), waiting: bool = False) -> Snapshot[str]:
+        return Snapshot(candidates, self.held, sum(self.held.values()), CAPACITY, exempt, waiting)
 
     def keys(self, *candidates: Candidate[str], exempt: frozenset[str] = frozenset()) -> list[str]:
         return [plan.key for plan in self.plan(*candidates, exempt=exempt)]
@@ -52,7 +57,9 @@ class Ram:
 
 
 def test_a_likely_document_is_brought_into_free_room() -> None:
-    assert Ram().plan(candidate("a", why="followed b 7 of 9 times")) == (Promotion("a", 15, 1.0, (), "followed b 7 of 9 times"),)
+    assert Ram().plan(candidate("a", why="followed b 7 of 9 times")) == (
+        Promotion("a", 15, 1.0, (), "followed b 7 of 9 times", kind="a", chance=0.9),
+    )
 
 
 def test_nothing_is_brought_while_live_traffic_waits() -> None:
@@ -91,7 +98,7 @@ def test_a_guess_must_be_worth_more_than_what_it_pushes_out_by_a_factor() -> Non
     ram = Ram(old=990)
     worth = ram.policy.worth("old", ram.now)
     assert ram.plan(candidate("a", probability=max(worth * promotions.FACTOR, 0.15) + 1e-6))[0].evict == ("old",)
-    ram.policy.used("old", 990, 1.0, ram.now - 2 * promotions.HORIZON_S)
+    ram.policy.used("old", 990, 1.0, ram.now - 2 * HORIZON_S)
     worth = ram.policy.worth("old", ram.now)
     assert ram.plan(candidate("a", probability=worth * promotions.FACTOR - 1e-6)) == ()
     assert ram.plan(candidate("a", probability=worth * promotions.FACTOR + 1e-6))[0].evict == ("old",)
@@ -103,6 +110,7 @@ def test_bytes_in_flight_are_bounded_but_for_one_however_large() -> None:
     assert ram.keys(candidate("a", 500)) == ["a"]
     ram.promotions.started(ram.plan(candidate("a", 12))[0], ram.now)
     assert (ram.promotions.in_flight_bytes, ram.promotions.in_flight("a")) == (12, True)
+    assert ram.promotions.in_grace("a", ram.now)
     assert ram.keys(candidate("a", 12), candidate("b", 12)) == []
     assert ram.keys(candidate("c", 8)) == ["c"]
 
@@ -124,9 +132,9 @@ def test_within_a_window_only_so_much_is_pushed_out() -> None:
     promoted = []
     for number in range(100):
         promoted += ram.promote(candidate(f"new{number}", 10))
-    assert sum(plan.size_bytes for plan in promoted) == promotions.WINDOW_SHARE * CAPACITY
+    assert sum(plan.size_bytes for plan in promoted) == promotions.PUSHED_SHARE * CAPACITY
     assert ram.plan(candidate("pin", 10, pinned=True))
-    ram.now += WINDOW_S
+    ram.now += HORIZON_S
     assert ram.promote(candidate("new", 10))
 
 
@@ -173,7 +181,7 @@ def test_what_was_promoted_is_left_in_peace_until_it_had_its_chance() -> None:
     ram.promote(candidate("b", 20))
     assert ram.plan(candidate("c", 20, pinned=True))[0].evict == ("rest",)
     assert ram.plan(candidate("c", 20, pinned=True), exempt=frozenset({"rest"})) == ()
-    ram.now += GRACE_S
+    ram.now += HORIZON_S
     assert ram.plan(candidate("c", 20, pinned=True), exempt=frozenset({"rest"}))[0].evict == ("a",)
 
 
@@ -182,6 +190,48 @@ def test_what_is_not_in_ram_as_the_policy_believes_frees_nothing() -> None:
     del ram.held["ghost"]
     ram.held["unknown"] = 500
     assert ram.plan(candidate("a")) == ()
+
+
+def test_a_kind_of_guess_that_rarely_comes_true_is_trusted_less_and_in_time_again() -> None:
+    ram = Ram()
+    for number in range(40):
+        ram.promote(msgspec.structs.replace(candidate(str(number)), kind="hunch"))
+        ram.evict(str(number))
+    assert ram.promotions.trust("hunch", ram.now) < 0.3
+    assert ram.promotions.trust("other", ram.now) == 1
+    assert ram.plan(msgspec.structs.replace(candidate("a", probability=0.5), kind="hunch")) == ()
+    ram.now += 5 * 86_400
+    assert ram.promotions.trust("hunch", ram.now) > 0.9
+
+
+def test_a_kind_of_guess_that_comes_true_is_trusted() -> None:
+    ram = Ram()
+    for number in range(40):
+        ram.promote(msgspec.structs.replace(candidate(str(number), probability=0.5), kind="hunch"))
+        ram.promotions.used(str(number))
+    assert ram.promotions.trust("hunch", ram.now) == 1
+
+
+def test_what_is_likely_within_an_hour_is_less_so_before_a_small_ram_is_renewed() -> None:
+    """All of RAM left within ten minutes: six such times make an hour."""
+    ram = Ram(**{f"old{number}": 10 for number in range(100)})
+    for number in range(1_000):
+        ram.now += 6
+        ram.promotions.evicted(f"other{number}", ram.now)
+    assert ram.promotions.horizon_s(ram.snapshot(), ram.now) == pytest.approx(600, rel=0.02)
+    assert ram.plan(candidate("a", 10, probability=0.5)) == ()
+    (plan,) = ram.plan(candidate("a", 10, probability=0.9))
+    assert plan.chance == pytest.approx(1 - 0.1 ** (1 / 6), rel=0.02)
+    assert plan.grace_s == pytest.approx(600, rel=0.02)
+    (soon,) = ram.plan(msgspec.structs.replace(candidate("a", 10, probability=0.5), within_s=60.0))
+    assert (soon.chance, soon.grace_s) == (0.5, 60.0)
+
+
+def test_the_last_tenth_of_ram_is_no_free_room() -> None:
+    ram = Ram(old=920)
+    ram.policy.used("old", 920, 1.0, ram.now)
+    assert ram.plan(candidate("a")) == ()
+    assert ram.plan(candidate("a", pinned=True))[0].pushes
 
 
 def test_a_promotion_is_started_once() -> None:
@@ -197,7 +247,7 @@ def test_a_promotion_is_started_once() -> None:
 def test_damaged_promotions_do_not_check() -> None:
     ram = Ram()
     ram.promote(candidate("a"))
-    ram.promotions._window.extend([(2.0, 1), (1.0, 1)])
+    ram.promotions._pushed.extend([(2.0, 1), (1.0, 1)])
     with pytest.raises(AssertionError, match="order"):
         ram.promotions.check()
     ram.promotions._vain["a"] = 0.0

@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from router import promotions
 from router.policies import CHOICES, policy
-from router.promotions import COOLDOWN_S, WINDOW_S, Candidate, Kept, Promotion, Promotions, Snapshot
+from router.policy_order import HORIZON_S
+from router.promotions import COOLDOWN_S, Candidate, Kept, Promotion, Promotions, Snapshot
 
 CAPACITY = 1_000
 SIZES = {f"{number:02}": 3 + number * 7 % 17 for number in range(120)}
@@ -41,7 +42,7 @@ class PromotionsMachine(RuleBasedStateMachine):
                 self.policy.added(key, SIZES[key], 1.0, self.now - 86_400)
                 self.held[key] = SIZES[key]
 
-    @rule(passed=st.sampled_from([1.0, 600.0, WINDOW_S / 2, COOLDOWN_S / 2]))
+    @rule(passed=st.sampled_from([1.0, 600.0, HORIZON_S / 2, COOLDOWN_S / 2]))
     def time_passes(self, passed: float) -> None:
         self.now += passed
 
@@ -90,11 +91,6 @@ class PromotionsMachine(RuleBasedStateMachine):
         assert self.promotions.in_flight_bytes == sum(SIZES[key] for key in self.flying)
 
     @invariant()
-    def only_so_much_is_pushed_out_by_guesses(self) -> None:
-        lately = sum(size for at, size in self.pushed if self.now - at < WINDOW_S)
-        assert lately <= promotions.WINDOW_SHARE * CAPACITY
-
-    @invariant()
     def it_checks(self) -> None:
         self.promotions.check()
 
@@ -113,6 +109,10 @@ class PromotionsMachine(RuleBasedStateMachine):
         assert len({*keys, *victims}) == len(keys) + len(victims)
         assert set(keys) <= {key for key, _, _ in candidates} - set(self.held) - set(self.flying)
         assert set(victims) <= set(self.held) - exempt
+        horizon_s = self.promotions.horizon_s(snapshot, self.now)
+        lately = sum(size for at, size in self.pushed if self.now - at < horizon_s)
+        guessed = [plan.size_bytes for plan in plans if plan.pushes and plan.key not in pinned]
+        assert not guessed or lately + sum(guessed) <= promotions.PUSHED_SHARE * CAPACITY
         first_guess = next((number for number, key in enumerate(keys) if key not in pinned), len(keys))
         assert not pinned & set(keys[first_guess:])
         for plan in plans:
@@ -139,7 +139,7 @@ class PromotionsMachine(RuleBasedStateMachine):
         for victim in plan.evict:
             self.evict(victim)
         self.flying[plan.key] = plan
-        if plan.evict and guessed:
+        if plan.pushes and guessed:
             self.pushed.append((self.now, plan.size_bytes))
 
     def arrive(self, key: str) -> None:
