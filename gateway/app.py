@@ -54,6 +54,7 @@ from gateway.scrubber import Scrubber
 from gateway.server import CLOSE_STREAMS
 from gateway.tiers_api import TiersController
 from gateway.uses import Uses
+from router.policies import CHOICES
 from router.prompts import derive
 from router.residency import Ledger
 
@@ -134,7 +135,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         chunk_tokens=engine.chunk_tokens,
     )
     asker = Asker(shelf, pool, hosts, cold, ram, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
-    prefetcher = Prefetcher(parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=config.ram.prefetch, now=now)
+    prefetcher = Prefetcher(parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now)
     chat = ChatHandler(
         shelf,
         classifier,

@@ -143,9 +143,8 @@ class Ram(msgspec.Struct, frozen=True):
     """The RAM tier of each host."""
 
     policy: str = DEFAULT
-    """Which documents leave it first: see `kvshelf simulate`."""
-    prefetch: bool = True
-    """Bring documents from disk to RAM that are likely to be asked next. Pinned ones are brought in any case."""
+    """Which documents leave it first, and whether likely ones are brought ahead: `kvshelf simulate` compares them. Pinned
+    ones are brought in any case."""
 
     def __post_init__(self) -> None:
         if self.policy not in CHOICES:

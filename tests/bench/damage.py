@@ -29,7 +29,7 @@ async def run() -> None:
             kv_space_gib=0.4,
             ram_gib=0.5,
             disk=Disk(scrub_mib_per_s=0),
-            ram=Ram(prefetch=False),
+            ram=Ram(policy="density"),
             may_reset=True,
         )
         await gateway.start()

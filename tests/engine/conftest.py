@@ -261,7 +261,7 @@ async def small(tmp_path_factory: pytest.TempPathFactory, engines: list[RealGate
         kv_space_gib=0.4,
         ram_gib=0.3,
         disk=Disk(scrub_mib_per_s=0),
-        ram=Ram(prefetch=False),
+        ram=Ram(policy="density"),
         may_reset=True,
     )
     await gateway.start()

@@ -74,7 +74,7 @@ async def test_what_cannot_be_read_is_learned_anew(tmp_path: Path) -> None:
 
 
 async def test_pinned_documents_are_in_ram_again_after_the_kv_server_started_again(tmp_path: Path) -> None:
-    async with shelved(tmp_path, "a", "b", "c", ram=Ram(prefetch=False)) as running:
+    async with shelved(tmp_path, "a", "b", "c", ram=Ram(policy="density")) as running:
         for name in "ab":
             await running.json("PATCH", f"/v1/documents/{name}", json={"pinned": True})
         for _ in range(2):
@@ -103,7 +103,7 @@ async def test_pinned_documents_are_in_ram_after_a_restart_of_the_gateway(tmp_pa
 
 
 async def test_without_prefetching_nothing_else_is_brought(tmp_path: Path) -> None:
-    async with shelved(tmp_path, "a", "b", follows=True, ram=Ram(prefetch=False)) as running:
+    async with shelved(tmp_path, "a", "b", follows=True, ram=Ram(policy="density")) as running:
         await running.ask(QUESTION, document="a")
         await running.json("POST", "/v1/chat/completions", json=_question("All about b. All about a."), status=409)
         await running.planned()

@@ -227,7 +227,7 @@ async def test_ram_stays_within_its_size_while_more_is_read_and_asked_than_it_ho
     host = TrueHost()
     host.ram_bytes = ram_bytes(4, DOCUMENT)
     peak = Peak(host)
-    async with TieredGateway(tmp_path, hosts=[host], ram=Ram(policy="lru", prefetch=False)).running() as running:
+    async with TieredGateway(tmp_path, hosts=[host], ram=Ram(policy="lru")).running() as running:
         for name in "abcdefgh":
             await running.add(text(name), id=name)
             for worker in running.workers:
