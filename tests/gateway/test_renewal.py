@@ -83,7 +83,11 @@ async def order(gateway: Gateway) -> list[str]:
 
 async def test_the_last_asked_is_first_and_few_wait_at_a_time(tmp_path: Path) -> None:
     store, host = await shelved(tmp_path, *"abcdefghij", asked="djg")
-    async with Gateway(tmp_path, store=store, host=host, versions=OTHER).running() as second:
+    second = Gateway(tmp_path, store=store, host=host, versions=OTHER)
+    gate = Gate(second.workers[0])  # or readings would be done before four of them wait
+    async with second.running():
+        await eventually(lambda: store.most_waiting == renewal.AT_ONCE)
+        gate.open()
         await eventually(lambda: all_fresh(second, 10))
         assert store.most_waiting == renewal.AT_ONCE
         read = await order(second)
