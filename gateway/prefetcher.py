@@ -20,7 +20,7 @@ from gateway.ram_keeper import RamKeeper
 from observability.telemetry import HOST, OUTCOME, Telemetry
 from router.documents import Document, DocumentId, Key, Owner, Salt, TenantId, Version, VersionState
 from router.errors import KvshelfError, StoreUnavailable
-from router.prediction import Predictor
+from router.prediction import Guess, Predictor
 from router.promotions import Candidate, Promotion, Promotions, Snapshot
 from router.residency import Ledger, Tier
 
@@ -66,7 +66,6 @@ class Prefetcher:
         self._now = now
         self._predictor = Predictor()
         self._loaded, self._unsaved = False, False
-        self._promotions: dict[str, Promotions[str]] = {}
         self._held: dict[str, frozenset[str]] = {}
         self._hints: dict[Key, tuple[float, float]] = {}
         """Probability, and until when it holds."""
@@ -79,7 +78,7 @@ class Prefetcher:
         self._moving: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
-        return f"<Prefetcher {self._promotions}>"
+        return f"<Prefetcher {self._ram.promotions}>"
 
     def asked(self, tenant: TenantId, document: Document, version: Version) -> None:
         """A question about this document came: what follows it may be wanted soon."""
@@ -87,7 +86,7 @@ class Prefetcher:
         self._unsaved = True
         self._ram.used(version)
         self._asked_last = tenant
-        for host, promotions in self._promotions.items():
+        for host, promotions in self._ram.promotions.items():
             if promotions.in_flight(version.salt):
                 self._met.add((host, version.salt))
             self._note_used(host, version.salt)
@@ -133,7 +132,7 @@ class Prefetcher:
         order = self._ram.policy(host)
         if order is None:
             return
-        promotions = self._promotions.setdefault(host, Promotions())
+        promotions = self._ram.promotions[host]
         now, tier = self._now(), self._ledger.ram(host)
         here = frozenset(tier.salts)
         for salt in self._held.get(host, frozenset()) - here:
@@ -181,18 +180,18 @@ class Prefetcher:
             self._met.discard((host, promotion.key))
 
     def _note_used(self, host: str, salt: str) -> None:
-        if self._promotions[host].used(salt):
+        if self._ram.promotions[host].used(salt):
             self._telemetry.prefetches.add(1, {OUTCOME: "used", HOST: host})
 
     def _candidates(self, host: str) -> Iterator[tuple[Document, Candidate[str]]]:
         """Documents that may be wanted, lie whole on the host's disk and not in its RAM; each with the best reason."""
         found: dict[str, tuple[Document, Candidate[str]]] = {}
-        for document, probability, why in self._guesses():
+        for document, guess in self._guesses(host):
             version = document.current
             if version is None or (host, version.salt) in self._failed or not self._fits(document, version, host):
                 continue
             known = found.get(version.salt)
-            if known is not None and known[1].probability >= probability:
+            if known is not None and known[1].probability >= guess.probability:
                 continue
             found[version.salt] = (
                 document,
@@ -200,17 +199,19 @@ class Prefetcher:
                     version.salt,
                     self._ledger.disk(host).size_bytes(version.salt),
                     self._ram.restore_s(version, host),
-                    probability,
-                    why,
+                    guess.probability,
+                    guess.why,
                     document.pinned,
+                    guess.within_s,
+                    guess.kind,
                 ),
             )
         yield from found.values()
 
-    def _guesses(self) -> Iterator[tuple[Document, float, str]]:
+    def _guesses(self, host: str) -> Iterator[tuple[Document, Guess]]:
         now, catalog = self._now(), self._shelf.catalog
         for document in catalog.pinned:
-            yield document, 1.0, "it is pinned"
+            yield document, Guess(_name(document), 1.0, "it is pinned", kind="pin")
         if not self._enabled:
             return
         for key, (probability, until) in tuple(self._hints.items()):
@@ -218,13 +219,14 @@ class Prefetcher:
             if until < now or hinted is None:
                 del self._hints[key]
             else:
-                yield hinted, probability, "a question may be about it"
-        for guess in self._predictor.likely(self._asked_last, now, LIKELIEST):
+                yield hinted, Guess(_name(hinted), probability, "a question may be about it", HINTED_S, "question")
+        here = {_name(found[0]) for salt in self._ledger.ram(host).salts if (found := catalog.of_salt(salt)) is not None}
+        for guess in self._predictor.likely(self._asked_last, now, LIKELIEST, here):
             guessed = catalog.get(*_key(guess.key))
             if guessed is None:
                 self._predictor.forget(guess.key)
             else:
-                yield guessed, guess.probability, guess.why
+                yield guessed, guess
 
     def _fits(self, document: Document, version: Version, host: str) -> bool:
         usable = version.state is VersionState.READY and not self._shelf.is_stale(document) and not document.expired(self._now())

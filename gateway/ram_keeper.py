@@ -20,6 +20,7 @@ from gateway.pool import WorkerPool
 from observability.telemetry import HOST, Telemetry
 from router.documents import Salt, Version
 from router.policies import Policy, policy
+from router.promotions import Kept, Promotions
 from router.residency import Ledger
 
 log = structlog.get_logger("ram")
@@ -54,6 +55,8 @@ class RamKeeper:
         self._now = now
         self.capacity_bytes: dict[str, int] = {}
         """Of each host's RAM tier that could be asked."""
+        self.promotions: dict[str, Promotions[str]] = {}
+        """What was brought ahead to each of them: it is left in peace until it had its chance."""
         self._policies: dict[str, Policy[str]] = {}
         self._known: dict[str, dict[Salt, int]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -76,9 +79,12 @@ class RamKeeper:
         return order
 
     def restore_s(self, version: Version, host: str) -> float:
-        """How much longer a question waits where the version is not in RAM: to restore it from disk, or to read it again."""
+        """How much longer a question waits where the version is not in RAM: to restore it from disk, or to read it again.
+
+        One that is being read is on disk by the time it leaves RAM.
+        """
         costs = self._pool.costs
-        a_thousand = costs.disk_s if self._ledger.disk_share(version, host) >= 1 else costs.reading_s
+        a_thousand = costs.disk_s if self._ledger.disk(host).size_bytes(version.salt) else costs.reading_s
         return a_thousand * version.prefix_tokens / 1000
 
     def usable_bytes(self, host: str) -> int:
@@ -152,7 +158,8 @@ class RamKeeper:
         too_much = tier.total_bytes - target_bytes - sum(tier.size_bytes(salt) for salt in needless)
         if too_much <= 0:
             return tuple(needless)
-        victims = order.victims(too_much, self._now(), self.exempt(*spared, *needless))
+        others, now = self.exempt(*spared, *needless), self._now()
+        victims = order.victims(too_much, now, Kept(self.promotions[host], now, others)) or order.victims(too_much, now, others)
         if not victims:
             victims = tuple(salt for salt in tier.salts if salt not in exempt)
         return tuple(dict.fromkeys((*needless, *map(Salt, victims))))
@@ -174,6 +181,7 @@ class RamKeeper:
         if self.capacity_bytes.get(host) != capacity_bytes:
             self.capacity_bytes[host] = capacity_bytes
             self._policies[host] = policy(self._policy_name, capacity_bytes)
+            self.promotions.setdefault(host, Promotions())
             self._known[host] = {}
 
     def _tell(self, host: str, order: Policy[str]) -> None:
