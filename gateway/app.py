@@ -135,7 +135,9 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         chunk_tokens=engine.chunk_tokens,
     )
     asker = Asker(shelf, pool, hosts, cold, ram, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
-    prefetcher = Prefetcher(parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now)
+    prefetcher = Prefetcher(
+        parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
+    )
     chat = ChatHandler(
         shelf,
         classifier,

@@ -157,7 +157,9 @@ async def _is_in_ram(gateway: RealGateway) -> bool:
 
 @asynccontextmanager
 async def _running(folder: Path, *, prefetch: bool) -> AsyncIterator[RealGateway]:
-    gateway = RealGateway(folder, workers=1, may_reset=True, disk=Disk(scrub_mib_per_s=0), ram=Ram(policy="kvshelf" if prefetch else "density"))
+    gateway = RealGateway(
+        folder, workers=1, may_reset=True, disk=Disk(scrub_mib_per_s=0), ram=Ram(policy="kvshelf" if prefetch else "density")
+    )
     await gateway.start()
     try:
         yield gateway
