@@ -130,6 +130,16 @@ class DiskFiles:
             removed += 1
         return removed
 
+    def remove_all_partial(self) -> int:
+        """Delete every half-written file, however young; how many. For while no KV server runs that could be writing them."""
+        removed = 0
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if self._is_partial(entry.name) and entry.is_file(follow_symlinks=False):
+                    Path(entry.path).unlink(missing_ok=True)
+                    removed += 1
+        return removed
+
     def _is_partial(self, name: str) -> bool:
         return parse_file_name(self._model, name, suffix=PARTIAL) is not None
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from backends.lmcache.disk import DiskFiles
 from backends.local import commands, leftovers, machine, preflight
 from backends.local.commands import LMCACHE, Command
 from backends.local.errors import LocalEngineError
@@ -203,6 +204,12 @@ class LocalStack:
             problem = f"{self.key_path}: others can read the disk tier's key. Mend it with: chmod 600 {self.key_path}"
             raise LocalEngineError([problem])
 
+    def _prepare_disk(self) -> None:
+        """What a killed server left half-written is in no budget, and the next one would write beside it."""
+        self.disk_path.mkdir(parents=True, exist_ok=True)
+        if removed := DiskFiles(self.disk_path, commands.absolute(self._model.path)).remove_all_partial():
+            self._on_event(f"removed {removed} half-written chunks from {self.disk_path}")
+
     async def _launch(self, name: str) -> None:
         """Start one process, wait until it answers, and watch it from then on. On failure it is ended again."""
         began = time.monotonic()
@@ -224,7 +231,7 @@ class LocalStack:
         if session is None:
             raise RuntimeError("LocalStack is not started")
         if name == LMCACHE:
-            self.disk_path.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(self._prepare_disk)
         self._on_event(f"starting {name}")
         process = await EngineProcess.start(command, self.log_path(name), self._data_path, grace_s=timing.grace_s)
         self._running[name] = process

@@ -62,7 +62,8 @@ class House:
     def __init__(self, folder: Path, chance: random.Random) -> None:
         self.folder = folder
         self.chance = chance
-        self.most_bytes = 0
+        self.most_bytes = self.most_half_bytes = 0
+        """In the disk tier at any moment, and how much of that was half-written."""
         self.tally: Counter[str] = Counter()
         (folder / "kvshelf.yaml").write_text(_CONFIG)
         pins = "\n".join(f"- {{id: {name}, file: {name}.md{', pinned: true' if name == PINNED else ''}}}" for name in NAMES)
@@ -83,12 +84,15 @@ class House:
 
     def stored_bytes(self) -> int:
         """What lies in the disk tier now, half-written files included."""
-        total = 0
+        total = half = 0
         with suppress(FileNotFoundError), os.scandir(self.folder / "kv") as entries:
             for entry in entries:
                 with suppress(OSError):
-                    total += entry.stat().st_size
-        self.most_bytes = max(self.most_bytes, total)
+                    size_bytes = entry.stat().st_size
+                    total += size_bytes
+                    half += size_bytes if entry.name.endswith(".tmp") else 0
+        if total > self.most_bytes:
+            self.most_bytes, self.most_half_bytes = total, half
         return total
 
     def pinned_is_there(self) -> bool:
@@ -122,6 +126,7 @@ async def run() -> None:
                 ["of them cold: the document had been evicted", str(tally["cold"])],
                 ["the pinned document was there afterwards", f"{tally['pinned']} of {rounds}"],
                 ["most on the disk at any moment (budget, a document), MB", _mb(house.most_bytes, BUDGET_BYTES, DOCUMENT_BYTES)],
+                ["of that half-written, MB", _mb(house.most_half_bytes)],
                 ["over the budget at any moment, in documents", f"{max(over, 0) / DOCUMENT_BYTES:.2f}"],
             ],
         )

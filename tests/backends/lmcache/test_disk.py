@@ -148,6 +148,18 @@ def test_a_chunk_is_not_removed_as_a_partial_one(disk: DiskFiles, folder: Path) 
     assert all(path.exists() for path in paths)
 
 
+def test_while_no_server_runs_all_that_is_half_written_goes_and_nothing_else(disk: DiskFiles, folder: Path) -> None:
+    write_chunks(folder, KEYS[:2])
+    half = chunk_path(folder, KEYS[2], suffix=".tmp")
+    half.write_bytes(b"begun just now")
+    upload = folder / "upload.tmp"
+    upload.write_bytes(b"somebody else's")
+    assert disk.remove_all_partial() == 1
+    assert not half.exists()
+    assert upload.exists()
+    assert all(chunk_path(folder, key).exists() for key in KEYS[:2])
+
+
 # --- damage
 
 

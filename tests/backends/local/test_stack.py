@@ -12,8 +12,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from backends.lmcache.keys import file_name, partial_name
+from backends.local import commands
 from backends.local.errors import LocalEngineError
 from backends.local.process import LOG_LIMIT_BYTES
+from router.chunk_tier import ChunkKey
+from router.documents import Salt
 from tests.backends.local.lab import QUICK, Lab
 from tests.backends.local.machine import alive
 
@@ -49,6 +53,20 @@ async def test_start_and_stop(lab: Lab) -> None:
     assert again.key_path.read_bytes() == key
     with pytest.raises(RuntimeError):
         await again.start()
+
+
+async def test_what_a_killed_server_left_half_written_is_gone_before_the_next_one_starts(lab: Lab) -> None:
+    stack = lab.stack()
+    model = commands.absolute(lab.machine.model.path)
+    stack.disk_path.mkdir(parents=True)
+    half = stack.disk_path / partial_name(model, ChunkKey(bytes(32)), Salt("5a17"))
+    whole = stack.disk_path / file_name(model, ChunkKey(bytes(32)), Salt("5a17"))
+    half.write_bytes(b"begun")
+    whole.write_bytes(b"done")
+    await stack.start()
+    assert not half.exists()
+    assert whole.exists()
+    assert f"removed 1 half-written chunks from {stack.disk_path}" in lab.events.lines
 
 
 async def test_every_problem_is_said_before_anything_starts(lab: Lab) -> None:
