@@ -24,7 +24,7 @@ from gateway.ram_keeper import RamKeeper
 from gateway.reader import Reader
 from observability.telemetry import KIND, OUTCOME, TIER, Telemetry
 from router.documents import Document, DocumentId, Owner, Version, VersionState
-from router.errors import Conflict, InvalidRequest, KvshelfError, NotFound
+from router.errors import Conflict, EngineFailed, InvalidRequest, KvshelfError, NotFound
 from router.residency import Ledger, Tier
 
 log = structlog.get_logger("moves")
@@ -110,6 +110,7 @@ class Moves:
     ) -> Move:
         """Bring the document's KV to RAM, or onto a worker's GPU tier; what is on no disk is read again. Or back to disk.
 
+        `planned`: for a guess, for which only a pinned document is read again.
         Raises Conflict where the document can't answer or has expired, InvalidRequest for another tier or an unknown place.
         """
         version = self._answering(document)
@@ -122,9 +123,12 @@ class Moves:
             )
         if tier not in (Tier.RAM, Tier.DISK):
             raise InvalidRequest("A document is warmed to the tier `ram` or `gpu`.", param="tier")
-        act = self._into_ram if tier is Tier.RAM else self._onto_disk
+        reads = document.pinned or not planned
         host = self._place(where, self._ledger.hosts, "host") if where or len(self._hosts) < 2 else self._holder(version)
-        return self._start(self._new(MoveKind.WARM, document, tier, host, why, planned), lambda: act(version, host))
+        return self._start(
+            self._new(MoveKind.WARM, document, tier, host, why, planned),
+            lambda: self._into_ram(version, host, reads=reads) if tier is Tier.RAM else self._onto_disk(version, host),
+        )
 
     def evict(self, document: Document, tier: Tier | None, *, why: str = ASKED_FOR) -> Move:
         """Remove the document's KV from RAM, from disk, or from both (None), on every host.
@@ -212,7 +216,7 @@ class Moves:
                 "moved", kind=move.kind.value, document=move.document, tier=move.tier, where=move.where, why=move.why, error=error
             )
 
-    async def _into_ram(self, version: Version, host: str) -> None:
+    async def _into_ram(self, version: Version, host: str, *, reads: bool) -> None:
         self._ledger.lease(version)
         try:
             ids = (await self._prefixes.get(version)).ids
@@ -220,7 +224,9 @@ class Moves:
                 raise NotFound("There is no KV server, and so no RAM tier.")
             await self._ram.make_room(version, host)
             if not await self._hosts.prefetch(version, ids, host):
-                # Not all of it is on this disk: reading it brings it to RAM as well.
+                if not reads:
+                    raise EngineFailed("Not all of it could be restored from disk.")
+                # Reading it brings it to RAM as well.
                 await self._reader.read(version, host=host)
         finally:
             self._ledger.release(version)

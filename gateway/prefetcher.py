@@ -18,6 +18,7 @@ from gateway.moves import Moves, MoveState
 from gateway.pool import WorkerPool
 from gateway.ram_keeper import RamKeeper
 from observability.telemetry import HOST, OUTCOME, Telemetry
+from router.chunk_tier import ChunkTier
 from router.documents import Document, DocumentId, Key, Owner, Salt, TenantId, Version, VersionState
 from router.errors import KvshelfError, StoreUnavailable
 from router.prediction import Guess, Predictor
@@ -66,7 +67,8 @@ class Prefetcher:
         self._now = now
         self._predictor = Predictor()
         self._loaded, self._unsaved = False, False
-        self._held: dict[str, frozenset[str]] = {}
+        self._held: dict[str, tuple[ChunkTier, frozenset[str]]] = {}
+        """What each host's RAM held when it was planned last; another tier is that of a server that was lost."""
         self._hints: dict[Key, tuple[float, float]] = {}
         """Probability, and until when it holds."""
         self._failed: dict[tuple[str, str], float] = {}
@@ -134,11 +136,7 @@ class Prefetcher:
             return
         promotions = self._ram.promotions[host]
         now, tier = self._now(), self._ledger.ram(host)
-        here = frozenset(tier.salts)
-        for salt in self._held.get(host, frozenset()) - here:
-            if promotions.evicted(salt, now):
-                self._telemetry.prefetches.add(1, {OUTCOME: "in_vain", HOST: host})
-        self._held[host] = here
+        self._note_left(host, promotions, tier, now)
         self._failed = {key: until for key, until in self._failed.items() if until > now}
         wanted = {candidate.key: (document, candidate) for document, candidate in self._candidates(host)}
         snapshot: Snapshot[str] = Snapshot(
@@ -170,7 +168,8 @@ class Prefetcher:
             if done:
                 promotions.finished(promotion.key, self._now())
                 # So that it is noticed where it leaves before the next plan.
-                self._held[host] = self._held.get(host, frozenset()) | {promotion.key}
+                tier, held = self._held.get(host, (self._ledger.ram(host), frozenset()))
+                self._held[host] = tier, held | {promotion.key}
                 self._telemetry.prefetched_bytes.add(promotion.size_bytes, {HOST: host})
                 if (host, promotion.key) in self._met:
                     self._note_used(host, promotion.key)
@@ -178,6 +177,17 @@ class Prefetcher:
                 promotions.failed(promotion.key, self._now())
                 self._failed[host, promotion.key] = self._now() + RETRY_S
             self._met.discard((host, promotion.key))
+
+    def _note_left(self, host: str, promotions: Promotions[str], tier: ChunkTier, now: float) -> None:
+        """What is in RAM no more. What was taken out for others is known (`RamKeeper.evict`)."""
+        before, held = self._held.get(host, (tier, frozenset()))
+        here = frozenset(tier.salts)
+        for salt in held - here:
+            if before is not tier:
+                promotions.forget(salt)
+            elif promotions.left(salt, now):
+                self._telemetry.prefetches.add(1, {OUTCOME: "in_vain", HOST: host})
+        self._held[host] = tier, here
 
     def _note_used(self, host: str, salt: str) -> None:
         if self._ram.promotions[host].used(salt):

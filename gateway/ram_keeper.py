@@ -17,7 +17,7 @@ import structlog
 from gateway.documents import Shelf
 from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
-from observability.telemetry import HOST, Telemetry
+from observability.telemetry import HOST, OUTCOME, Telemetry
 from router.documents import Salt, Version
 from router.policies import Policy, policy
 from router.promotions import Kept, Promotions
@@ -165,13 +165,15 @@ class RamKeeper:
         return tuple(dict.fromkeys((*needless, *map(Salt, victims))))
 
     async def evict(self, host: str, salt: Salt) -> None:
-        """Take one version out of the host's RAM; what is stored on disk stays."""
+        """Take one version out of the host's RAM, for others; what is stored on disk stays."""
         size_bytes = self._ledger.ram(host).size_bytes(salt)
         try:
             await self._hosts.delete(salt, self._ledger.ram(host).keys(salt), disk=False, host=host)
         except OSError as error:
             log.warning("not_evicted_from_ram", host=host, error=str(error))
             return
+        if self.promotions[host].evicted(salt, self._now()):
+            self._telemetry.prefetches.add(1, {OUTCOME: "in_vain", HOST: host})
         self._telemetry.evicted_ram_bytes.add(size_bytes, {HOST: host})
         log.debug("evicted_from_ram", host=host, salt=salt[:12], size_bytes=size_bytes)
 

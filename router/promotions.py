@@ -24,7 +24,8 @@ MIN_PROBABILITY = 0.15
 IN_FLIGHT_SHARE = 0.02
 """Of RAM: the most that is under way at a time, but for one version however large."""
 PUSHED_SHARE = 0.25
-"""Within a horizon, promotions that push others out bring at most this share of RAM. Free room may be filled at once."""
+"""Within a horizon, promotions that push others out bring at most this share of RAM, but for one version however large.
+Free room may be filled at once."""
 FULL_SHARE = 0.9
 """Of RAM: beyond it, and wherever RAM is renewed within the horizon, there is no free room, but what live questions need next."""
 BENEFIT, MEMORY_S = 5.0, 86_400.0
@@ -88,7 +89,7 @@ class Promotion(msgspec.Struct, Generic[K], frozen=True):
 
 class Promotions(Generic[K]):
     """Plans, and remembers what became of plans. The course of one: `plan`, `started`, `evicted` for each of its victims,
-    `finished` or `failed`; then `used` or `evicted` for its own key. `now` never goes back; `check()` states what holds between calls."""
+    `finished` or `failed`; then `used`, `evicted`, `left` or `forget` for its own key. `now` never goes back; `check()` states what holds between calls."""
 
     def __init__(self) -> None:
         self._in_flight: dict[K, Promotion[K]] = {}
@@ -158,7 +159,9 @@ class Promotions(Generic[K]):
             if pushes and not candidate.pinned:
                 rivals = evict if need_bytes >= size_bytes else policy.victims(size_bytes, now, kept)
                 lost_s = sum(policy.worth(rival, now, horizon_s) for rival in rivals)
-                if pushed_bytes + size_bytes > most_pushed or chances[key] * candidate.restore_s < FACTOR * lost_s:
+                if (pushed_bytes and pushed_bytes + size_bytes > most_pushed) or chances[
+                    key
+                ] * candidate.restore_s < FACTOR * lost_s:
                     continue
             kept.planned.update((key, *evict))
             used_bytes += size_bytes - freed_bytes
@@ -229,19 +232,23 @@ class Promotions(Generic[K]):
         return self._settle(key, came_true=True)
 
     def evicted(self, key: K, now: float) -> bool:
-        """The key left RAM; True if it was promoted in vain. Any key may be told of."""
-        self._now = now
+        """The key left RAM for another; True if it was promoted in vain. Any key may be told of."""
         if key in self._leaving:
             self._leaving.discard(key)
         else:
             self._made_room.add(1.0, now)
+        return self.left(key, now)
+
+    def left(self, key: K, now: float) -> bool:
+        """The key left RAM, but not for another, which would say how soon RAM is renewed; True if it was promoted in vain."""
+        self._now = now
         if not self._settle(key, came_true=False):
             return False
         self._note_vain(key, now)
         return True
 
     def forget(self, key: K) -> None:
-        """The version is gone. One under way is still to be told of, as finished (and evicted) or failed."""
+        """The version is gone, or all RAM was lost at once, which says nothing of it. One under way is still to be told of, as finished (and evicted) or failed."""
         self._unused.pop(key, None)
         self._vain.pop(key, None)
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from backends.base import Vectors
 from gateway import prefetcher
-from gateway.config import Ram
+from gateway.config import Disk, Ram
 from gateway.prefetcher import STATE
 from router.documents import Salt
 from router.prediction import Predictor
@@ -175,6 +175,21 @@ async def test_what_could_not_be_brought_is_not_tried_again_at_once(tmp_path: Pa
             await eventually(lambda: "a" in running.in_ram())
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_what_can_not_be_restored_is_read_again_for_a_pin_but_not_for_a_guess(tmp_path: Path, pinned: bool) -> None:
+    async with shelved(tmp_path, "a", "b", follows=True, disk=Disk(scrub_mib_per_s=0)) as running:
+        salt, (worker,) = running.salt("b"), running.workers
+        running.host.damaged.add(key_of(max(running.host.disk[salt], key=len)))
+        if pinned:
+            await running.json("PATCH", "/v1/documents/b", json={"pinned": True})
+            await eventually(lambda: "b" in running.in_ram())
+        else:
+            await running.ask(QUESTION, document="a")
+            await eventually(lambda: salt in running.server.tried)
+            await running.planned()
+        assert pinned == any(body["cache_salt"] == salt for body in worker.bodies)
+
+
 @pytest.mark.parametrize("why", ["a part of it is not on the disk", "it has expired", "it was removed"])
 async def test_what_is_no_candidate(tmp_path: Path, why: str) -> None:
     async with shelved(tmp_path, "a", "b", follows=True) as running:
@@ -234,6 +249,18 @@ async def test_what_left_ram_unasked_was_brought_in_vain_and_is_left_alone(tmp_p
         await running.planned()
         assert (await running.prefetches())["in_vain"] == 1
         assert running.server.tried.count(running.salt("b")) == 1
+
+
+async def test_what_was_lost_with_all_of_ram_was_not_brought_in_vain(tmp_path: Path) -> None:
+    async with shelved(tmp_path, "a", "b", follows=True) as running:
+        await running.ask(QUESTION, document="a")
+        await eventually(lambda: "b" in running.in_ram())
+        running.host.restart()
+        running.ledger.forget_ram(running.host.name)
+        await running.ask(QUESTION, document="a")
+        await eventually(lambda: "b" in running.in_ram())
+        assert running.server.tried.count(running.salt("b")) == 2
+        assert await running.prefetches() == {}
 
 
 def _question(content: str) -> dict[str, Any]:

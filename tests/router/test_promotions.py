@@ -138,6 +138,37 @@ def test_within_a_window_only_so_much_is_pushed_out() -> None:
     assert ram.promote(candidate("new", 10))
 
 
+def test_one_version_is_pushed_in_within_a_window_however_large() -> None:
+    ram = Ram(**{f"old{number}": 100 for number in range(10)})
+    (plan,) = ram.promote(candidate("large", 500))
+    assert plan.size_bytes == 500 > promotions.PUSHED_SHARE * CAPACITY
+    assert ram.plan(candidate("next", 10)) == ()
+    ram.now += HORIZON_S
+    assert ram.plan(candidate("next", 10))
+
+
+def test_what_leaves_ram_for_no_other_does_not_say_how_soon_ram_is_renewed() -> None:
+    ram = Ram(old=900)
+    before = ram.promotions.horizon_s(ram.snapshot(), ram.now)
+    for number in range(100):
+        assert not ram.promotions.left(f"other{number}", ram.now)
+    assert ram.promotions.horizon_s(ram.snapshot(), ram.now) == before
+    ram.promotions.evicted("another", ram.now)
+    assert ram.promotions.horizon_s(ram.snapshot(), ram.now) < before
+
+
+def test_what_was_promoted_and_left_unasked_was_in_vain_but_not_where_all_ram_was_lost() -> None:
+    ram = Ram()
+    ram.promote(candidate("a"))
+    ram.promote(candidate("b"))
+    assert ram.promotions.left("a", ram.now)
+    ram.promotions.forget("b")
+    assert not ram.promotions.left("b", ram.now)
+    ram.held.clear()
+    assert ram.keys(candidate("a")) == []
+    assert ram.keys(candidate("b")) == ["b"]
+
+
 def test_free_room_is_filled_without_regard_to_the_window() -> None:
     ram = Ram()
     for number in range(90):
