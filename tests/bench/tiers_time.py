@@ -1,8 +1,8 @@
 """What each tier costs and gives, on the real engine: one document of 6,400 tokens, one worker, through the gateway.
 
 Of what is brought to RAM ahead of its question, one row is asked for (`warm`), the other the gateway's own: it has
-learned what a tenant asks after what, or asks often. Both rows after the restart are of a worker and a KV server that
-have just begun.
+learned what a tenant asks after what, or asks often. Both rows after a restart are the first answer of a worker and a KV
+server that have just begun.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from tests.fakes.gateway import eventually
 
 ROUNDS = 5
 COLD_ROUNDS = 2
+RESTARTS = 3
 HABIT = 6
 """How often the one document is asked after the other before that counts as known."""
 DOCUMENT, BEFORE = "contract", "policy"
 QUESTION = "What is the number of this contract?"
 
-Prepare = Callable[[], Awaitable[None]]
+Prepare = Callable[[RealGateway], Awaitable[None]]
 
 
 class Measured:
@@ -60,7 +61,8 @@ class Measured:
 
 async def run() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        measured = await _without_prefetching(Path(folder))
+        measured = await _asked(Path(folder))
+        measured.append(await _after_restarts(Path(folder)))
         measured += await _prefetching(Path(folder))
     cold_s = statistics.median(one["first_token_s"] for one in measured[0].answers)
     measure.show(
@@ -70,83 +72,95 @@ async def run() -> None:
     )
 
 
-async def _without_prefetching(folder: Path) -> list[Measured]:
+async def _asked(folder: Path) -> list[Measured]:
+    """What questions meet while the gateway brings nothing by itself."""
     async with _running(folder, prefetch=False) as gateway:
         await gateway.read(DOCUMENT, await asyncio.to_thread(CONTRACT.read_text, "utf-8"))
         await gateway.read(BEFORE, await asyncio.to_thread(CONTRACT.with_name("security-policy.md").read_text, "utf-8"))
-
-        async def nothing() -> None: ...
-
-        async def in_ram() -> None:
-            await gateway.reset_gpu("worker-1")
-
-        async def on_disk() -> None:
-            await gateway.move(DOCUMENT, "evict", tier="ram")
-            await gateway.reset_gpu("worker-1")
-
-        async def brought() -> None:
-            await on_disk()
-            await gateway.move(DOCUMENT, "warm", tier="ram")
-            await eventually(lambda: _is_in_ram(gateway), within_s=5)
-
         return [
-            await _measure(gateway, "cold", nothing, times=COLD_ROUNDS, tier="none", cold=True),
-            await _measure(gateway, "disk", on_disk, tier="disk"),
-            await _measure(gateway, "disk, brought by `warm`", brought, tier="ram"),
-            await _measure(gateway, "RAM", in_ram, tier="ram"),
-            await _measure(gateway, "GPU", nothing, tier="gpu"),
+            await _measure(gateway, Measured("cold"), _nothing, times=COLD_ROUNDS, tier="none", cold=True),
+            await _measure(gateway, Measured("disk"), _on_disk, tier="disk"),
+            await _measure(gateway, Measured("disk, brought by `warm`"), _warmed, tier="ram"),
+            await _measure(gateway, Measured("RAM"), _in_ram, tier="ram"),
+            await _measure(gateway, Measured("GPU"), _nothing, tier="gpu"),
         ]
 
 
+async def _after_restarts(folder: Path) -> Measured:
+    """The same files, each time after everything was stopped and started again."""
+    measured = Measured("disk, after a restart")
+    for _ in range(RESTARTS):
+        async with _running(folder, prefetch=False) as gateway:
+            await _measure(gateway, measured, _nothing, times=1, tier="disk")
+    return measured
+
+
 async def _prefetching(folder: Path) -> list[Measured]:
-    """The same files, after everything was restarted."""
-    async with _running(folder, prefetch=True) as gateway:
+    """The same files, and the habits that the gateway learned of all questions so far."""
+    restarted, live = Measured("… brought by itself"), Measured("disk, brought by itself")
+    waited: dict[str, list[float]] = {restarted.name: [], live.name: []}
 
-        async def nothing() -> None: ...
+    async def brought(gateway: RealGateway, name: str) -> None:
+        started = time.perf_counter()
+        await eventually(lambda: _is_in_ram(gateway), within_s=30)
+        waited[name].append(time.perf_counter() - started)
 
-        restarted = await _measure(gateway, "disk, after a restart", nothing, times=1, tier="disk")
-        for number in range(HABIT):
-            await gateway.ask(f"What is rule {number}?", document=BEFORE, max_tokens=1)
-            await gateway.ask(f"What is clause {number}?", document=DOCUMENT, max_tokens=1)
-        waited: list[float] = []
+    async def followed(gateway: RealGateway) -> None:
+        await _on_disk(gateway)
+        await gateway.ask("How long is a password?", document=BEFORE, max_tokens=1)
+        await brought(gateway, live.name)
+        await asyncio.sleep(1)  # a person reads the answer
 
-        async def ahead() -> None:
-            await gateway.move(DOCUMENT, "evict", tier="ram")
-            await gateway.reset_gpu("worker-1")
-            started = time.perf_counter()
-            await gateway.ask("How long is a password?", document=BEFORE, max_tokens=1)
-            await eventually(lambda: _is_in_ram(gateway), within_s=30)
-            waited.append(time.perf_counter() - started)
-            await asyncio.sleep(1)  # a person reads the answer
-
-        with capture_logs() as logs:
-            try:
-                prefetched = await _measure(gateway, "disk, brought by itself", ahead, tier="ram")
-            except TimeoutError:
-                measure.console.print("The gateway brought nothing within 30 s.")
-                return [restarted]
-        reasons = {entry["why"] for entry in logs if entry["event"] == "prefetched" and entry["done"]}
+    with capture_logs() as logs:
+        for number in range(RESTARTS):
+            async with _running(folder, prefetch=True) as gateway:
+                await brought(gateway, restarted.name)
+                await _measure(gateway, restarted, _nothing, times=1, tier="ram")
+                if number == RESTARTS - 1:
+                    for _ in range(HABIT):
+                        await gateway.ask("What is the first rule?", document=BEFORE, max_tokens=1)
+                        await gateway.ask("What is the first clause?", document=DOCUMENT, max_tokens=1)
+                    await _measure(gateway, live, followed, tier="ram")
+    reasons = {entry["why"] for entry in logs if entry["event"] == "prefetched" and entry["done"]}
+    measure.console.print(f"The gateway brought it because: {'; '.join(sorted(reasons))}.")
+    for name, seconds in waited.items():
         measure.console.print(
-            f"The gateway brought it because: {'; '.join(sorted(reasons))}. It was in RAM {statistics.median(waited):.1f} s (median) "
-            "after the question before it was asked."
+            f"{name}: in RAM {statistics.median(seconds):.1f} s (median) after the start, or the question before."
         )
-        return [restarted, prefetched]
+    return [restarted, live]
+
+
+async def _nothing(_: RealGateway) -> None: ...
+
+
+async def _in_ram(gateway: RealGateway) -> None:
+    await gateway.reset_gpu("worker-1")
+
+
+async def _on_disk(gateway: RealGateway) -> None:
+    await gateway.move(DOCUMENT, "evict", tier="ram")
+    await gateway.reset_gpu("worker-1")
+
+
+async def _warmed(gateway: RealGateway) -> None:
+    await _on_disk(gateway)
+    await gateway.move(DOCUMENT, "warm", tier="ram")
+    await eventually(lambda: _is_in_ram(gateway), within_s=5)
 
 
 async def _measure(
-    gateway: RealGateway, name: str, prepare: Prepare, *, tier: str, times: int = ROUNDS, cold: bool = False
+    gateway: RealGateway, measured: Measured, prepare: Prepare, *, tier: str, times: int = ROUNDS, cold: bool = False
 ) -> Measured:
-    measured = Measured(name)
     version = await counters.version_of(gateway, DOCUMENT)
     for _ in range(times):
-        await prepare()
+        await prepare(gateway)
         held = await counters.tiers(gateway, DOCUMENT)
         measured.held_bytes = 0 if cold else next((size for (where, _), (_, size) in held.items() if where == tier), 0)
         before = await counters.hits(gateway, version, "worker-1")
         measured.answers.append(await gateway.ask(QUESTION, document=DOCUMENT, cold=cold))
         measured.hits.append((await counters.hits(gateway, version, "worker-1")).less(before))
         if measured.answers[-1]["cache-tier"] != tier:
-            measure.console.print(f"{name}: told {measured.answers[-1]['cache-tier']}, not {tier}")
+            measure.console.print(f"{measured.name}: told {measured.answers[-1]['cache-tier']}, not {tier}")
     return measured
 
 
