@@ -167,7 +167,8 @@ class Asker:
             if question.bypass or not await self._keeps(chosen, laid_out, worker, answering):
                 keep_tokens = 0
             if course.tier is Tier.DISK:
-                await self._ram.ready(version, laid_out.prefix.ids, self._ledger.host_of(worker.name))
+                host = self._ledger.host_of(worker.name)
+                await starting.enter_async_context(self._ram.restoring(version, laid_out.prefix.ids, host))
             course.gpu_tokens = (
                 0 if question.bypass else round(self._ledger.gpu_share(version, worker.name) * version.prefix_tokens)
             )

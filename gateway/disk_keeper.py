@@ -182,9 +182,10 @@ class DiskKeeper:
 
     def _kept(self, catalog: Catalog, host: str) -> Iterator[Kept]:
         """Everything on the host's disk. What no document can use goes first."""
-        owners = {v.salt: (document, v) for document in catalog for v in document.versions if self._reading.reads(v)}
         for salt, size_bytes in self._ledger.disk(host).salts.items():
-            document, version = owners.get(salt, (None, None))
+            document, version = catalog.of_salt(salt) or (None, None)
+            if version is not None and not self._reading.reads(version):
+                document = version = None
             used_at = max(self._uses.last((document.owner, document.id)), version.created_at) if document and version else 0.0
             yield Kept(salt, size_bytes, used_at, self._exempt(host, salt, document, version))
 

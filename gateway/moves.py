@@ -222,8 +222,9 @@ class Moves:
             ids = (await self._prefixes.get(version)).ids
             if self._hosts.get(host) is None:
                 raise NotFound("There is no KV server, and so no RAM tier.")
-            await self._ram.make_room(version, host)
-            if not await self._hosts.prefetch(version, ids, host):
+            async with self._ram.room(version, host):
+                is_there = await self._hosts.prefetch(version, ids, host)
+            if not is_there:
                 if not reads:
                     raise EngineFailed("Not all of it could be restored from disk.")
                 # Reading it brings it to RAM as well.

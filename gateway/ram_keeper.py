@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
@@ -61,6 +62,8 @@ class RamKeeper:
         self._known: dict[str, dict[Salt, int]] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """Two that evict at once would count the same documents as their room."""
+        self._coming: defaultdict[str, list[Version]] = defaultdict(list)
+        """What is being restored to each of them, and has not come yet."""
 
     def __repr__(self) -> str:
         return f"<RamKeeper {self._policy_name} {self.capacity_bytes}>"
@@ -97,31 +100,45 @@ class RamKeeper:
         return usable - round(min(max(2 * largest, SPARE_AT_LEAST * usable), SPARE_AT_MOST * usable))
 
     async def make_room(self, version: Version, host: str | None) -> bool:
-        """See to it that the version can be stored in this host's RAM, or restored to it, at once: room for it twice.
+        """See to it that the version can be stored in this host's RAM, or restored to it, at once: room for it twice,
+        beside that of whatever else is coming (`room`).
 
         False where that can't be had even with everything evicted that may be, or only by a larger tier: then nothing is
         evicted. True too where RAM's size isn't known.
         """
         if host is None or host not in self.capacity_bytes:
             return True
-        missing = max(self._size_bytes(version) - self._ledger.ram(host).size_bytes(version.salt), 0)
+        missing = self._missing_bytes(version, host)
         if missing > self.usable_bytes(host):
             return False
-        return await self._evict(host, self.usable_bytes(host) - 2 * missing, version.salt)
+        others = {other.salt: self._missing_bytes(other, host) for other in self._coming[host] if other.salt != version.salt}
+        return await self._evict(host, self.usable_bytes(host) - 2 * (missing + sum(others.values())), version.salt)
+
+    @asynccontextmanager
+    async def room(self, version: Version, host: str | None) -> AsyncIterator[bool]:
+        """As `make_room`, and kept free of others as long as this is open: until the version has come."""
+        coming = self._coming[host] if host is not None else []
+        coming.append(version)
+        try:
+            yield await self.make_room(version, host)
+        finally:
+            coming.remove(version)
 
     def exempt(self, *more: Salt) -> Container[object]:
         """What must not leave RAM, now and whenever it is asked: pinned documents, what questions and readings use, `more`."""
         return _Exempt(self._shelf, self._ledger, more)
 
-    async def ready(self, version: Version, ids: Sequence[int], host: str | None) -> None:
-        """See to it that a question can restore the version from this host's disk; what is too large for that at once is
-        brought in steps, here."""
-        if host is None or await self.make_room(version, host):
-            return
-        try:
-            await self._hosts.prefetch(version, ids, host)
-        except OSError as error:
-            log.info("not_brought", host=host, error=str(error))
+    @asynccontextmanager
+    async def restoring(self, version: Version, ids: Sequence[int], host: str | None) -> AsyncIterator[None]:
+        """See to it that a question can restore the version from this host's disk, while this is open; what is too large
+        for that at once is brought in steps, here."""
+        async with self.room(version, host) as made:
+            if host is not None and not made:
+                try:
+                    await self._hosts.prefetch(version, ids, host)
+                except OSError as error:
+                    log.info("not_brought", host=host, error=str(error))
+            yield
 
     async def run(self) -> None:
         """Make room again and again, until cancelled."""
@@ -200,6 +217,10 @@ class RamKeeper:
                 cost_s = self.restore_s(found[1], host) if found is not None else 0.0
                 order.added(salt, size_bytes, cost_s, self._now())
                 known[salt] = size_bytes
+
+    def _missing_bytes(self, version: Version, host: str) -> int:
+        """What of the version is not in this host's RAM."""
+        return max(self._size_bytes(version) - self._ledger.ram(host).size_bytes(version.salt), 0)
 
     def _size_bytes(self, version: Version) -> int:
         return round(version.prefix_tokens * self._token_bytes)

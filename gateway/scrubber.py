@@ -32,6 +32,8 @@ IDLE_S = 5.0
 """How long there is nothing to look at before it is looked again."""
 RETRY_S = 60.0
 """After a repair failed."""
+CLEARED_S = 10.0
+"""So long what was suspected and found whole is not suspected again: RAM may be too tight, which is not the files' fault."""
 
 
 class Scrubber:
@@ -60,12 +62,14 @@ class Scrubber:
         self._chunk_tokens = chunk_tokens
         self._suspects: asyncio.Queue[Version] = asyncio.Queue()
         self._suspected: set[Salt] = set()
+        self._cleared: dict[Salt, float] = {}
+        """Until when each version is above suspicion."""
         self._unmended: dict[tuple[str, Salt], Version] = {}
         """By host: what a repair has left with a gap."""
 
     def suspect(self, version: Version) -> None:
         """A question met less of this version than it should have: its files are looked at next."""
-        if version.salt not in self._suspected:
+        if version.salt not in self._suspected and self._cleared.get(version.salt, 0.0) <= self._shelf.now():
             self._suspected.add(version.salt)
             self._suspects.put_nowait(version)
 
@@ -77,6 +81,9 @@ class Scrubber:
         while True:
             version = await self._suspects.get()
             self._suspected.discard(version.salt)
+            now = self._shelf.now()
+            self._cleared = {salt: until for salt, until in self._cleared.items() if until > now}
+            self._cleared[version.salt] = now + CLEARED_S  # unless there is damage
             await self.scrub(version, at_rate=False)
 
     async def _run_through(self) -> None:
@@ -108,10 +115,12 @@ class Scrubber:
                 damaged, size_bytes = await self._verify(server, version, at_rate=at_rate)
                 read_bytes += size_bytes
                 if damaged or self._is_unmended(server, version):
+                    self._cleared.pop(version.salt, None)
                     await self._mend(server, version, damaged)
         except NotFound:
             pass  # removed meanwhile
         except (KvshelfError, OSError) as error:
+            self._cleared.pop(version.salt, None)
             log.warning("scrub_failed", version=version.id, error=str(error))
         return read_bytes
 

@@ -14,7 +14,7 @@ from gateway.pool import WorkerPool
 from gateway.ram_keeper import USABLE, RamKeeper
 from gateway.reading import Reading
 from observability.telemetry import Telemetry
-from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, Version, VersionId, VersionState
+from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
 from router.prompts import derive
 from router.residency import Ledger
 from tests.fakes.engine import CHUNK, CHUNK_BYTES, FakeHost, FakeKVServer
@@ -104,6 +104,9 @@ class Attic:
         self.hosts.know(version, ids)
         for end in range(CHUNK, len(ids) + 1, CHUNK):
             self.fakes[host].store(version.salt, tuple(ids[:end]))
+
+    def version(self, name: str) -> Version:
+        return self.shelf.catalog.find(TenantId(OWNER), name).versions[0]
 
     def pin(self, name: str) -> None:
         document = self.shelf.catalog.get(OWNER, DocumentId(name))

@@ -115,6 +115,23 @@ async def test_two_that_need_room_at_once_evict_no_more_than_one_after_the_other
     assert server.evicted == ["a"]
 
 
+async def test_the_room_of_what_is_being_restored_is_kept_free_of_others(attic: Attic) -> None:
+    for name in "abcdefgh":
+        attic.add(name)
+    first, second = attic.add("y", on="b"), attic.add("z", on="b")
+    async with attic.ram.room(first, "a") as made:
+        assert made
+        assert attic.held() == "abcdefgh"  # beside which there is room for one, twice
+        async with attic.ram.room(second, "a"):
+            assert attic.held() == "cdefgh"
+            async with attic.ram.room(second, "a"):  # the same once more
+                assert attic.held() == "cdefgh"
+    for name in "ab":
+        attic.load(attic.version(name))
+    async with attic.ram.room(second, "a"):
+        assert attic.held() == "abcdefgh"  # the first is not waited for any more
+
+
 async def test_the_policy_is_told_of_what_came_and_went(attic: Attic) -> None:
     a, b = attic.add("a"), attic.add("b")
     order = attic.ram.policy("a")
@@ -178,17 +195,21 @@ async def test_what_fits_but_not_twice_is_brought_in_steps_what_fits_is_left_to_
     small, large = attic.add("s", on="b"), attic.add("l", on="b", chunks=6 * CHUNKS)
     for version in (small, large):
         attic.fakes["a"].disk[version.salt] = attic.fakes["b"].disk[version.salt]
-    await attic.ram.ready(small, ids_of(small), "a")
+    async with attic.ram.restoring(small, ids_of(small), "a"):
+        pass
     assert (attic.servers["a"].prefetched, attic.held()) == ([], "abcde")
-    await attic.ram.ready(large, ids_of(large), "a")
+    async with attic.ram.restoring(large, ids_of(large), "a"):
+        pass
     assert (attic.servers["a"].prefetched, attic.held()) == (["l"], "l")
 
 
 async def test_where_it_cannot_be_brought_the_question_goes_on(attic: Attic) -> None:
     large = attic.add("l", on="", chunks=6 * CHUNKS)
     attic.servers["a"].problem = "is down"
-    await attic.ram.ready(large, ids_of(large), "a")
-    await attic.ram.ready(large, ids_of(large), None)
+    async with attic.ram.restoring(large, ids_of(large), "a"):
+        pass
+    async with attic.ram.restoring(large, ids_of(large), None):
+        pass
     assert attic.servers["a"].prefetched == []
 
 

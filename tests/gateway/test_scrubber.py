@@ -19,6 +19,7 @@ from router.errors import EngineFailed
 from tests.fakes.engine import CHUNK_BYTES, FakeHost, FakeKVServer, Fault, key_of
 from tests.fakes.gateway import eventually
 from tests.fakes.store import MemoryStore
+from tests.gateway.ahead import Clock
 from tests.gateway.tiers import SIZE, TieredGateway, TrueHost, text
 
 QUESTION = "What is it about?"
@@ -125,6 +126,25 @@ async def test_a_question_that_met_less_than_was_believed_leads_to_a_look(tmp_pa
         await eventually(lambda: running.whole("a"))
         assert not running.whole("b")  # nobody asked it, and nothing is looked through
         assert set(running.kv_servers[0].verified) == {running.salt("a")}
+
+
+async def test_what_was_suspected_and_found_whole_is_not_looked_at_again_at_once(tmp_path: Path) -> None:
+    """A worker that meets less for another reason, as where RAM is too tight to decrypt, had all files read at every question."""
+    clock = Clock()
+    async with Rig(tmp_path, disk=SUSPECTS, now=clock).running() as running:
+        await running.add(text("a"), id="a")
+        running.workers[0].forgets = True
+        server, batches = running.kv_servers[0], -(-SIZE // CHUNK_BYTES // scrubber.BATCH)
+        for _ in range(3):
+            running.cool()
+            await running.ask(QUESTION, document="a")
+        await eventually(lambda: len(server.verified) >= batches)
+        await running.ask(QUESTION, document="a")
+        assert len(server.verified) == batches
+        clock.now += scrubber.CLEARED_S
+        running.cool()
+        await running.ask(QUESTION, document="a")
+        await eventually(lambda: len(server.verified) == 2 * batches)
 
 
 async def test_files_are_read_at_the_rate_that_is_allowed(tmp_path: Path) -> None:
