@@ -1,7 +1,7 @@
 """YAML into frozen msgspec structs, reporting every problem at once with the file, the path in it and what is allowed.
 
 msgspec stops at the first error, so the struct's fields are walked here and only leaves are left to it. Serves
-`gateway/config.py` and `gateway/catalog_file.py`; knows neither.
+`gateway/config.py` and `gateway/shelf/catalog_file.py`; knows neither.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The disk tier's budget: which documents' KV goes so that another's may be written. Whole documents, least recently used first.
 
-A decision over a snapshot; `gateway/disk_keeper.py` takes the snapshot and acts. What is exempt (pinned, in use, being
+A decision over a snapshot; `gateway/tiers/disk_keeper.py` takes the snapshot and acts. What is exempt (pinned, in use, being
 written) is never chosen; where that leaves too little, the answer says what holds the space.
 """
 

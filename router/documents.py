@@ -1,7 +1,7 @@
 """The catalog's values: documents, their versions, and an immutable snapshot of all of them.
 
 Owns the vocabulary (see the README) and who sees what. Must not do I/O; the database's rows become these
-values in `backends/store`, changes are made by `gateway/documents.py`.
+values in `backends/store`, changes are made by `gateway/shelf/documents.py`.
 """
 
 from __future__ import annotations

@@ -38,6 +38,8 @@ MAY_READ_ENVIRONMENT = {
     "backends/local/model.py": "the same, in a process of its own under the worker's interpreter",
     "backends/local/stack.py": "passes its own environment on to the processes that it starts",
 }
+GATEWAY_ROOMS = ("shelf", "tiers", "ingestion", "upkeep", "asking", "api")
+"""The gateway's folders that a question's or a document's way leads through: each imports only itself and what stands before it."""
 COMPILERS = {"compile", "Decoder", "Encoder", "get_logger", "getLogger"}
 DECLARATIONS = {"MetaData", "Table", "alias"}
 """SQLAlchemy's words for a schema, which are named as the tables are."""
@@ -51,6 +53,18 @@ def imports_only_what_its_package_may(path: str, source: str) -> Iterator[str]:
     for line, name in imported(source):
         if name in (*PACKAGES, "tests") and name not in MAY_IMPORT[package]:
             yield f"{path}:{line}: {package} imports {name}"
+
+
+def gateway_rooms_are_in_order(path: str, source: str) -> Iterator[str]:
+    room = path.removeprefix("gateway/").partition("/")[0]
+    if not path.startswith("gateway/") or room not in GATEWAY_ROOMS:
+        return
+    later = GATEWAY_ROOMS[GATEWAY_ROOMS.index(room) + 1 :]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("gateway."):
+            other = node.module.split(".")[1]
+            if other in later or other in ("app", "cli"):
+                yield f"{path}:{node.lineno}: {room} imports {other}"
 
 
 def router_imports_only_values(path: str, source: str) -> Iterator[str]:
@@ -138,6 +152,11 @@ def test_packages_import_only_what_they_may() -> None:
     assert broken(imports_only_what_its_package_may) == []
 
 
+def test_the_gateways_rooms_import_only_what_stands_before_them() -> None:
+    assert broken(gateway_rooms_are_in_order) == []
+    assert {path.split("/")[1] for path in SOURCES if path.count("/") > 1 and path.startswith("gateway/")} >= set(GATEWAY_ROOMS)
+
+
 def test_the_router_imports_only_values() -> None:
     assert broken(router_imports_only_values) == []
 
@@ -169,6 +188,8 @@ def test_files_are_short() -> None:
         (imports_only_what_its_package_may, "backends/x.py", "def f():\n    from gateway.config import load"),
         (imports_only_what_its_package_may, "observability/x.py", "from router import errors"),
         (imports_only_what_its_package_may, "gateway/x.py", "from tests.fakes import engine"),
+        (gateway_rooms_are_in_order, "gateway/shelf/x.py", "from gateway.tiers.hosts import Hosts"),
+        (gateway_rooms_are_in_order, "gateway/api/x.py", "from gateway.app import create_app"),
         (router_imports_only_values, "router/x.py", "import time"),
         (router_imports_only_values, "router/x.py", "from os.path import join"),
         (router_imports_only_values, "router/x.py", "if True:\n    import random as r"),
@@ -200,6 +221,7 @@ def test_a_rule_catches_what_breaks_it(rule: Rule, path: str, source: str) -> No
             "router/x.py",
             "import numpy as np\nfrom collections.abc import Sequence\nfrom router import errors",
         ),
+        (gateway_rooms_are_in_order, "gateway/asking/x.py", "from gateway.tiers.hosts import Hosts\nfrom gateway.pool import x"),
         (router_imports_only_values, "backends/x.py", "import asyncio"),
         (router_never_waits, "backends/x.py", "async def f(): await g()"),
         (

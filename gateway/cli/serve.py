@@ -21,13 +21,14 @@ from backends.lmcache import kv_bytes_a_token
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
-from gateway import auth, catalog_file
+from gateway import auth
 from gateway.app import create_app
 from gateway.config import Config, database_url, load, secret_problems
-from gateway.disk_keeper import GIB
 from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
+from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
+from gateway.tiers.disk_keeper import GIB
 from router.documents import TenantId
 from router.errors import KvshelfError
 from router.prompts import derive

@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.prefetcher import STATE
+from gateway.upkeep.prefetcher import STATE
 from router.documents import Salt
 from router.prediction import Predictor
 from tests.fakes.embedder import FakeEmbedder

@@ -7,12 +7,12 @@ import math
 
 from msgspec.structs import replace
 
-from gateway.classifier import Classifier
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
-from gateway.ram_keeper import USABLE, RamKeeper
-from gateway.reading import Reading
+from gateway.shelf.classifier import Classifier
+from gateway.shelf.documents import Shelf
+from gateway.shelf.reading import Reading
+from gateway.tiers.hosts import Hosts
+from gateway.tiers.ram_keeper import USABLE, RamKeeper
 from observability.telemetry import Telemetry
 from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
 from router.prompts import derive

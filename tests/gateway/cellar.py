@@ -8,10 +8,10 @@ from typing import Any
 
 from backends.base import DiskScan
 from gateway.config import Disk
-from gateway.disk_keeper import DiskKeeper
-from gateway.hosts import Hosts
-from gateway.reading import Reading
-from gateway.uses import Uses
+from gateway.shelf.reading import Reading
+from gateway.tiers.disk_keeper import DiskKeeper
+from gateway.tiers.hosts import Hosts
+from gateway.tiers.uses import Uses
 from observability.telemetry import Telemetry
 from router.chunk_tier import ChunkKey
 from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, Version, VersionId, VersionState

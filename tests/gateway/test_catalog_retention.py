@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway import catalog_file
+from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
 from tests.fakes.gateway import Gateway, eventually
 from tests.fakes.store import MemoryStore

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from backends.base import Content
-from gateway.classifier import Classifier
+from gateway.shelf.classifier import Classifier
 from observability.telemetry import Telemetry
 from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
 from router.matching import Route

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.cold import ColdQuestions
+from gateway.asking.cold import ColdQuestions
 from router.documents import Salt
 from router.errors import EngineFailed
 from tests.fakes.engine import CHUNK, Fault, Gate

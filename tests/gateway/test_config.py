@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import catalog_file, config
+from gateway import config
 from gateway.config import SECRET_VARIABLE, Config
+from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
 
 MODEL = "model: {name: m, path: /models/m, context_tokens: 8192}\n"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import catalog_file, config, strict_yaml
+from gateway import config, strict_yaml
 from gateway.cli.demo import Question, Questions
+from gateway.shelf import catalog_file
 from router.documents import SHARED
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config import Ingestion
-from gateway.ingestion import ATTEMPTS
+from gateway.ingestion.ingestion import ATTEMPTS
 from router.documents import Version
 from router.errors import EngineFailed
 from tests.fakes.engine import CHUNK, FakeKVServer, Gate

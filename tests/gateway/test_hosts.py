@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.hosts import Hosts
+from gateway.tiers.hosts import Hosts
 from router.documents import Salt
 from router.residency import Ledger
 from tests.fakes.engine import FakeHost, FakeKVServer

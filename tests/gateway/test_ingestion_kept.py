@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from gateway.classifier import Classifier
 from gateway.config import Disk
-from gateway.disk_keeper import DiskKeeper
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
-from gateway.ingestion import ATTEMPTS, Ingestion
+from gateway.ingestion.ingestion import ATTEMPTS, Ingestion
+from gateway.ingestion.reader import Reader
 from gateway.pool import WorkerPool
-from gateway.prefixes import PrefixCache
-from gateway.ram_keeper import RamKeeper
-from gateway.reader import Reader
-from gateway.reading import Reading
-from gateway.uses import Uses
+from gateway.shelf.classifier import Classifier
+from gateway.shelf.documents import Shelf
+from gateway.shelf.prefixes import PrefixCache
+from gateway.shelf.reading import Reading
+from gateway.tiers.disk_keeper import DiskKeeper
+from gateway.tiers.hosts import Hosts
+from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.uses import Uses
 from observability.telemetry import Telemetry
 from router.documents import Descriptor, DocumentId, Owner, Version, VersionState
 from router.prompts import derive

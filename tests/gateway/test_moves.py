@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.moves import REMEMBERED, MoveState
+from gateway.upkeep.moves import REMEMBERED, MoveState
 from router.documents import DocumentId, Owner
 from router.residency import Tier
 from tests.fakes.engine import CHUNK, CHUNK_BYTES, Gate

@@ -11,9 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from backends.base import Vectors
-from gateway import prefetcher
 from gateway.config import Disk, Ram
-from gateway.prefetcher import STATE
+from gateway.upkeep import prefetcher
+from gateway.upkeep.prefetcher import STATE
 from router.documents import Salt
 from router.prediction import Predictor
 from tests.fakes.embedder import FakeEmbedder

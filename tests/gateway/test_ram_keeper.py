@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import ram_keeper
 from gateway.config import Ram
+from gateway.tiers import ram_keeper
 from router.documents import Catalog, DocumentId
 from tests.fakes.engine import CHUNK, CHUNK_BYTES
 from tests.fakes.gateway import eventually

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.base import Content
-from gateway import renewal
+from gateway.ingestion import renewal
 from router.documents import VersionId, VersionState, content_digest
 from router.errors import StoreUnavailable
 from tests.fakes.engine import FakeHost, Gate

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.base import Damage
-from gateway import scrubber
 from gateway.config import Disk
+from gateway.upkeep import scrubber
 from router.chunk_tier import ChunkKey
 from router.documents import DocumentId, Key, Owner, Salt
 from router.errors import EngineFailed

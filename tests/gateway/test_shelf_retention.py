@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.documents import Shelf
+from gateway.shelf.documents import Shelf
 from router.documents import Document, DocumentId, Owner
 from tests.fakes.gateway import Gateway, eventually
 from tests.fakes.store import MemoryStore

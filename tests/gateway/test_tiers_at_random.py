@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.disk_keeper import DiskKeeper
+from gateway.tiers.disk_keeper import DiskKeeper
 from router.documents import VersionState
 from tests.fakes.gateway import eventually
 from tests.gateway.tiers import SIZE, TieredGateway, TrueHost, TrueWorker, budget, text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.uses import STATE, Uses
+from gateway.tiers.uses import STATE, Uses
 from router.documents import DocumentId, Owner
 from tests.fakes.store import MemoryStore
 

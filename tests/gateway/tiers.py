@@ -14,8 +14,8 @@ from litestar.di import Provide
 
 from backends.base import Delta
 from gateway.config import Disk
-from gateway.documents import Shelf
-from gateway.moves import Moves
+from gateway.shelf.documents import Shelf
+from gateway.upkeep.moves import Moves
 from router.documents import DocumentId, Owner, Salt, Version
 from router.prompts import derive, prefix_of
 from router.residency import Ledger

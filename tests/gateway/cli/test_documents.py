@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.ingestion import ATTEMPTS
+from gateway.ingestion.ingestion import ATTEMPTS
 from router.errors import EngineFailed
 from tests.fakes.engine import Fault, Gate
 from tests.fakes.gateway import Gateway

@@ -1,6 +1,6 @@
 """What `/v1/documents` and `/v1/jobs` take and give: the shapes of their JSON, and a document's as a client sees it.
 
-Must not act. `gateway/documents_api.py` does with them.
+Must not act. `gateway/api/documents_api.py` does with them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.documents import Shelf
-from gateway.jobs_api import JobView, reading_view
-from gateway.uses import Uses
+from gateway.api.jobs_api import JobView, reading_view
+from gateway.shelf.documents import Shelf
+from gateway.tiers.uses import Uses
 from router.documents import SHARED, Document, Owner, TenantId, VersionState
 from router.residency import Ledger
 from router.retention import MAX_TTL_S, Retention

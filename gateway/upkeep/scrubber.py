@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import structlog
 
 from backends.base import KVServer
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
+from gateway.ingestion.reader import Reader
 from gateway.pool import WorkerPool
-from gateway.prefixes import PrefixCache
-from gateway.reader import Reader
+from gateway.shelf.documents import Shelf
+from gateway.shelf.prefixes import PrefixCache
+from gateway.tiers.hosts import Hosts
 from observability.telemetry import HOST, OUTCOME, Telemetry
 from router.chunk_tier import ChunkKey
 from router.documents import Salt, Version, VersionState

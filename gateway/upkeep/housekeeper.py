@@ -18,10 +18,10 @@ import structlog
 
 from backends.base import DiskScan, Store
 from gateway.config import Disk as DiskConfig
-from gateway.disk_keeper import DiskKeeper
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
-from gateway.moves import Moves
+from gateway.shelf.documents import Shelf
+from gateway.tiers.disk_keeper import DiskKeeper
+from gateway.tiers.hosts import Hosts
+from gateway.upkeep.moves import Moves
 from router.documents import Document, Salt, VersionState
 from router.errors import KvshelfError, NotFound, StoreUnavailable
 from router.prompts import ids_from_bytes

@@ -1,6 +1,6 @@
 """The hosts' KV servers, by name: whether they are healthy, and what is seen of their disks, told to the ledger.
 
-Decides nothing: which document stays is `gateway/disk_keeper.py`'s, which comes to RAM `gateway/prefetcher.py`'s.
+Decides nothing: which document stays is `gateway/tiers/disk_keeper.py`'s, which comes to RAM `gateway/upkeep/prefetcher.py`'s.
 """
 
 from __future__ import annotations

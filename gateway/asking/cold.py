@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from gateway.disk_keeper import DiskKeeper, HasCatalog
-from gateway.hosts import Hosts
+from gateway.tiers.disk_keeper import DiskKeeper, HasCatalog
+from gateway.tiers.hosts import Hosts
 from router.documents import Version, VersionId
 from router.errors import StorageFull
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 import structlog
 
 from backends.base import Store
-from gateway.documents import Shelf
-from gateway.moves import Moves, MoveState
 from gateway.pool import WorkerPool
-from gateway.ram_keeper import RamKeeper
+from gateway.shelf.documents import Shelf
+from gateway.tiers.ram_keeper import RamKeeper
+from gateway.upkeep.moves import Moves, MoveState
 from observability.telemetry import HOST, OUTCOME, Telemetry
 from router.chunk_tier import ChunkTier
 from router.documents import Document, DocumentId, Key, Owner, Salt, TenantId, Version, VersionState

@@ -1,6 +1,6 @@
 """After a change of the engine (model, layout, versions): every document is read anew, the ones in use first.
 
-Until its turn, a stale document is answered by questions that read it themselves (`gateway/chat.py`).
+Until its turn, a stale document is answered by questions that read it themselves (`gateway/api/chat.py`).
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import asyncio
 
 import structlog
 
-from gateway.documents import Shelf
-from gateway.uses import Uses
+from gateway.shelf.documents import Shelf
+from gateway.tiers.uses import Uses
 from router.documents import Document, Key, VersionState
 from router.errors import KvshelfError, StoreUnavailable
 

@@ -9,11 +9,11 @@ from litestar import Controller, Request, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from gateway.api.documents_api import decode
+from gateway.api.jobs_api import JobView, move_view
 from gateway.auth import Principal
-from gateway.documents import Shelf
-from gateway.documents_api import decode
-from gateway.jobs_api import JobView, move_view
-from gateway.moves import Moves
+from gateway.shelf.documents import Shelf
+from gateway.upkeep.moves import Moves
 from router.documents import SHARED, Document
 from router.errors import InvalidRequest
 from router.residency import Tier

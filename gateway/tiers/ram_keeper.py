@@ -15,9 +15,9 @@ from typing import Any
 
 import structlog
 
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
+from gateway.shelf.documents import Shelf
+from gateway.tiers.hosts import Hosts
 from observability.telemetry import HOST, OUTCOME, Telemetry
 from router.documents import Salt, Version
 from router.policies import Policy, policy

@@ -13,8 +13,8 @@ from litestar.params import FromPath
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from gateway.auth import Principal
-from gateway.documents import Shelf
-from gateway.moves import Move, Moves
+from gateway.shelf.documents import Shelf
+from gateway.upkeep.moves import Move, Moves
 from router.documents import Document, TenantId, Version
 from router.errors import NotFound
 

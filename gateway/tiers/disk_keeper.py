@@ -15,9 +15,9 @@ import structlog
 from msgspec.structs import replace
 
 from gateway.config import Disk as DiskConfig
-from gateway.hosts import Hosts
-from gateway.reading import Reading
-from gateway.uses import Uses
+from gateway.shelf.reading import Reading
+from gateway.tiers.hosts import Hosts
+from gateway.tiers.uses import Uses
 from observability.telemetry import HOST, Telemetry
 from router.budget import Disk, Exempt, Kept, NoRoom, make_room
 from router.documents import Catalog, Document, Salt, Version, VersionState

@@ -3,7 +3,7 @@
 1. The key gave a Principal (`gateway/auth.py`).
 2. The body is parsed; what is not supported is refused by name.
 3. The document: named, or found by the classifier, among what the tenant may see.
-4. A worker is asked (`gateway/asker.py`). Nothing is sent to the client before the first delta.
+4. A worker is asked (`gateway/asking/asker.py`). Nothing is sent to the client before the first delta.
 5. The answer is streamed, or gathered; a failure after the first delta is one error event.
 6. Whatever happens, the span and metrics are written.
 """
@@ -21,16 +21,16 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
 
 from backends.base import Delta
-from gateway.asgi import disconnected, entity, no_cache, read_body, send_in_time
-from gateway.asker import Asker, Question
+from gateway.api.asgi import disconnected, entity, no_cache, read_body, send_in_time
+from gateway.api.chat_api import ChatRequest, Shaper, parse
+from gateway.asking.asker import Asker, Question
+from gateway.asking.course import Chosen, Course
 from gateway.auth import Principal
-from gateway.chat_api import ChatRequest, Shaper, parse
-from gateway.classifier import Classifier
-from gateway.course import Chosen, Course
-from gateway.documents import Shelf
 from gateway.errors import JSON, NotReady, Unrouted, envelope
-from gateway.prefetcher import Prefetcher
-from gateway.uses import Uses
+from gateway.shelf.classifier import Classifier
+from gateway.shelf.documents import Shelf
+from gateway.tiers.uses import Uses
+from gateway.upkeep.prefetcher import Prefetcher
 from observability import telemetry as names
 from observability.telemetry import Telemetry
 from router.documents import VersionState

@@ -1,7 +1,7 @@
 """Moves of documents' KV between tiers, as jobs: warming and evicting, asked for by a tenant or planned by the gateway.
 
 A job is a move under way, kept for a while after it ended. Readings of new versions are jobs of their own
-(`gateway/ingestion.py`); both are shown by `gateway/jobs_api.py`.
+(`gateway/ingestion/ingestion.py`); both are shown by `gateway/api/jobs_api.py`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
-from gateway.prefixes import PrefixCache
-from gateway.ram_keeper import RamKeeper
-from gateway.reader import Reader
+from gateway.ingestion.reader import Reader
+from gateway.shelf.documents import Shelf
+from gateway.shelf.prefixes import PrefixCache
+from gateway.tiers.hosts import Hosts
+from gateway.tiers.ram_keeper import RamKeeper
 from observability.telemetry import KIND, OUTCOME, TIER, Telemetry
 from router.documents import Document, DocumentId, Owner, Version, VersionState
 from router.errors import Conflict, EngineFailed, InvalidRequest, KvshelfError, NotFound

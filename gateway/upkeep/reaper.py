@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import structlog
 
 from backends.base import Store
-from gateway.classifier import Classifier
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
-from gateway.prefixes import PrefixCache
+from gateway.shelf.classifier import Classifier
+from gateway.shelf.documents import Shelf
+from gateway.shelf.prefixes import PrefixCache
+from gateway.tiers.hosts import Hosts
 from router.documents import Version
 from router.errors import KvshelfError
 from router.prompts import ids_from_bytes

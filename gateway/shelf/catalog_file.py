@@ -18,7 +18,7 @@ from watchfiles import awatch
 
 from backends.extract import text_of
 from gateway import strict_yaml
-from gateway.documents import Shelf
+from gateway.shelf.documents import Shelf
 from gateway.strict_yaml import ConfigError
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, DocumentId, Owner, check_id

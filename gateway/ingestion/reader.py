@@ -1,6 +1,6 @@
 """Has workers read a version's prefix: in segments, room made first, and seen stored afterwards.
 
-Used for a version that is new (`gateway/ingestion.py`), and again for one whose KV was evicted or damaged.
+Used for a version that is new (`gateway/ingestion/ingestion.py`), and again for one whose KV was evicted or damaged.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import suppress
 import structlog
 
 from backends.base import Usage, Worker
-from gateway.disk_keeper import DiskKeeper
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
-from gateway.prefixes import PrefixCache, PreparedPrefix
-from gateway.ram_keeper import RamKeeper
-from gateway.reading import Reading
+from gateway.shelf.documents import Shelf
+from gateway.shelf.prefixes import PrefixCache, PreparedPrefix
+from gateway.shelf.reading import Reading
+from gateway.tiers.disk_keeper import DiskKeeper
+from gateway.tiers.hosts import Hosts
+from gateway.tiers.ram_keeper import RamKeeper
 from observability.telemetry import Telemetry
 from router.documents import Version
 from router.errors import EngineFailed, EngineUnavailable, StorageFull

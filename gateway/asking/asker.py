@@ -2,7 +2,7 @@
 
 1. The question is laid out behind the version's stored prefix; what does not fit the context is refused.
 2. The version is leased, a worker picked, the body spliced and sent.
-3. A version whose KV is nowhere is read by the question itself (`gateway/cold.py`).
+3. A version whose KV is nowhere is read by the question itself (`gateway/asking/cold.py`).
 4. A worker that fails before the first delta is replaced once, after it the failure is the caller's to tell.
 """
 
@@ -17,14 +17,14 @@ import msgspec
 import structlog
 
 from backends.base import Delta, Worker
-from gateway.cold import ColdQuestions
-from gateway.course import Chosen, Course
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
+from gateway.asking.cold import ColdQuestions
+from gateway.asking.course import Chosen, Course
 from gateway.pool import WorkerPool
-from gateway.prefixes import PrefixCache, PreparedPrefix
-from gateway.ram_keeper import RamKeeper
-from gateway.reading import Reading
+from gateway.shelf.documents import Shelf
+from gateway.shelf.prefixes import PrefixCache, PreparedPrefix
+from gateway.shelf.reading import Reading
+from gateway.tiers.hosts import Hosts
+from gateway.tiers.ram_keeper import RamKeeper
 from observability.telemetry import Telemetry
 from router.documents import Salt, Version
 from router.errors import EngineFailed, EngineUnavailable

@@ -8,13 +8,13 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency
 
+from gateway.api.documents_api import decode
+from gateway.api.health import Health
 from gateway.auth import Principal
-from gateway.classifier import Classifier
 from gateway.config import Config
-from gateway.documents import Shelf
-from gateway.documents_api import decode
 from gateway.errors import JSON
-from gateway.health import Health
+from gateway.shelf.classifier import Classifier
+from gateway.shelf.documents import Shelf
 from observability.telemetry import Telemetry
 from router.matching import Match, Route
 

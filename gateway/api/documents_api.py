@@ -1,6 +1,6 @@
 """`/v1/documents` and `/v1/jobs`: a tenant's documents over HTTP, and how far their readings are.
 
-What comes and goes as JSON is `gateway/documents_views.py`'s.
+What comes and goes as JSON is `gateway/api/documents_views.py`'s.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from backends.extract import NotText, text_of
-from gateway.auth import Principal
-from gateway.documents import Shelf
-from gateway.documents_views import (
+from gateway.api.documents_views import (
     NO_NUL,
     Changes,
     Deleted,
@@ -24,6 +22,8 @@ from gateway.documents_views import (
     DocumentViews,
     NewDocument,
 )
+from gateway.auth import Principal
+from gateway.shelf.documents import Shelf
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, check_id, content_digest, slug
 from router.errors import Conflict, InvalidRequest

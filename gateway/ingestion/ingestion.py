@@ -2,7 +2,7 @@
 
 The course of a version:
   1. pending: wait for a worker, and for room in the disk tier.
-  2. reading: `gateway/reader.py` has it read in segments; each is recorded, so a reading that is interrupted goes on
+  2. reading: `gateway/ingestion/reader.py` has it read in segments; each is recorded, so a reading that is interrupted goes on
      where it stopped (what was stored is met again, what was not is read again).
   3. stored: every chunk is seen where it outlives the engine.
   4. verified: a question is answered with the whole prefix from the cache.
@@ -17,9 +17,9 @@ import time
 import structlog
 from msgspec.structs import replace
 
-from gateway.documents import Shelf
+from gateway.ingestion.reader import NotKept, Reader
 from gateway.pool import WorkerPool
-from gateway.reader import NotKept, Reader
+from gateway.shelf.documents import Shelf
 from observability.telemetry import DOCUMENT, OUTCOME, READING_SPAN, Telemetry
 from router.documents import DocumentId, Owner, Version, VersionId, VersionState
 from router.errors import EngineFailed, EngineUnavailable, KvshelfError, NotFound, StorageFull, StoreUnavailable

@@ -1,7 +1,7 @@
 """The shelf: the catalog and everything that changes it. Each change is stored first and seen by all afterwards.
 
-Owns the snapshot that questions read (`catalog`) and the making of versions. Reading them is `gateway/ingestion.py`'s,
-clearing what nothing points to any more `gateway/reaper.py`'s; both wait for `change`.
+Owns the snapshot that questions read (`catalog`) and the making of versions. Reading them is `gateway/ingestion/ingestion.py`'s,
+clearing what nothing points to any more `gateway/upkeep/reaper.py`'s; both wait for `change`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from backends.base import Store
 from backends.extract import NotText
-from gateway.classifier import Classifier
-from gateway.reading import Reading
+from gateway.shelf.classifier import Classifier
+from gateway.shelf.reading import Reading
 from router.documents import (
     Catalog,
     Descriptor,

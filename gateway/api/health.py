@@ -7,10 +7,10 @@ from typing import Literal
 import msgspec
 
 from backends.base import Store
-from gateway.catalog_file import CatalogWatcher
-from gateway.classifier import Classifier
-from gateway.hosts import Hosts
 from gateway.pool import WorkerPool
+from gateway.shelf.catalog_file import CatalogWatcher
+from gateway.shelf.classifier import Classifier
+from gateway.tiers.hosts import Hosts
 
 
 class Report(msgspec.Struct, frozen=True):

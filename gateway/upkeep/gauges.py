@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.disk_keeper import GIB
-from gateway.documents import Shelf
-from gateway.hosts import Hosts
-from gateway.housekeeper import Housekeeper
 from gateway.pool import WorkerPool
+from gateway.shelf.documents import Shelf
+from gateway.tiers.disk_keeper import GIB
+from gateway.tiers.hosts import Hosts
+from gateway.upkeep.housekeeper import Housekeeper
 from observability import telemetry as names
 from observability.telemetry import Telemetry
 from router.residency import Ledger, Tier

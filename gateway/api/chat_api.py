@@ -1,6 +1,6 @@
 """OpenAI's chat completions as kvshelf speaks them: the request it accepts, the shapes it answers with.
 
-Fields that are not in `ChatRequest` are refused by name, never passed on. The course of a question is `gateway/chat.py`'s.
+Fields that are not in `ChatRequest` are refused by name, never passed on. The course of a question is `gateway/api/chat.py`'s.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""HTTP: what clients send, checked and answered. Decides nothing else."""

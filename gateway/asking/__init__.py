@@ -1,0 +1,1 @@
+"""One question's way through: its tiers, its worker, its answer."""
