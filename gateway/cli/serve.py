@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+import aiofiles
+import aiofiles.os
 import rich_click as click
 import uvloop
 from rich.console import Console
@@ -181,7 +183,7 @@ async def _serve(config: Config, stack: LocalStack | None, key_file: Path | None
                 return
         parts = await cleanup.enter_async_context(open_parts(config, stack))
         # Before the first request can be made: whoever waits for the gateway finds the key there.
-        key = await _demo_key(parts.store, parts.secret, key_file) if key_file is not None else None
+        key = await demo_key(parts.store, parts.secret, key_file) if key_file is not None else None
         server = GatewayServer(create_app(config, parts))
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         if await _unless(stop, _first(serving, server.ready.wait())) and server.started:
@@ -216,23 +218,37 @@ async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
     return True
 
 
-async def _demo_key(store: Store, secret: bytes, path: Path) -> str:
+async def demo_key(store: Store, secret: bytes, path: Path) -> str:
     """The key in `path`, made and stored there where there is none that still works."""
-    kept = await asyncio.to_thread(lambda: path.read_text().strip() if path.exists() else "")
+    kept = await _read(path)
     with suppress(KvshelfError):
         await auth.Authenticator(store, secret).recognise(f"Bearer {kept}")
         return kept
     key, record = auth.new_key(secret, TenantId("demo"), name="demo", scopes=auth.SCOPES, now=time.time())
     await store.add_key(record)
-    await asyncio.to_thread(_write_private, path, key)
+    await _write_private(path, key)
     return key
 
 
-def _write_private(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+async def _read(path: Path) -> str:
+    """Without the space around it; empty where there is no such file."""
+    try:
+        async with aiofiles.open(path, encoding="utf-8") as file:
+            return (await file.read()).strip()
+    except FileNotFoundError:
+        return ""
+
+
+async def _write_private(path: Path, text: str) -> None:
+    await aiofiles.os.makedirs(path.parent, exist_ok=True)
+    with suppress(FileNotFoundError):
+        await aiofiles.os.remove(path)
+    async with aiofiles.open(path, "x", encoding="utf-8", opener=_open_private) as file:
+        await file.write(text)
+
+
+def _open_private(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
 
 
 def _banner(config: Config, key: str | None) -> None:

@@ -1,7 +1,8 @@
 """The real engine: one LMCache server, two vLLM workers, the small model, and the gateway in front, as a user runs it.
 
-Started twice for all tests here, one after the other: `engine`, with room for everything, and `small`, whose tiers are
-full soon. Each test leaves its engine running; the one that restarts everything comes last in its file.
+Started three times for all tests here, one after the other: `engine`, with room for everything, `small`, whose tiers are
+full soon, and that of `test_two_hosts.py`. Each test leaves its engine running; the one that restarts everything comes
+last in its file.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ PROTOCOL = ROOT / "configs" / "demo" / "documents" / "laboratory-protocol.md"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
-    items.sort(key=lambda item: "small" in getattr(item, "fixturenames", ()))  # each engine is started once
+    order = ("engine", "small", "two_hosts")  # each engine is started once
+    items.sort(key=lambda item: max((order.index(name) for name in getattr(item, "fixturenames", ()) if name in order), default=0))
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.engine)
@@ -112,16 +114,20 @@ class RealGateway:
         running.push_async_callback(self.stack.stop)
         try:
             await self.stack.start()
-            parts = await running.enter_async_context(open_parts(self.config, self.stack))
-            self.key = self.key or await self.new_key("tenant-a", parts.store)
-            self.store, self.telemetry = parts.store, parts.telemetry
-            watched = replace(parts, observers=(*parts.observers, self._see_ledger))
-            self.url = await running.enter_async_context(serving(create_app(self.config, watched)))
-            self.session = await running.enter_async_context(aiohttp.ClientSession())
+            await self.serve(running, self.stack)
         except BaseException:
             await running.aclose()
             raise
         self._running = running
+
+    async def serve(self, running: AsyncExitStack, stack: LocalStack | None) -> None:
+        """The gateway alone, until `running` is closed. `stack`: the engine, where the configuration has it started here."""
+        parts = await running.enter_async_context(open_parts(self.config, stack))
+        self.key = self.key or await self.new_key("tenant-a", parts.store)
+        self.store, self.telemetry = parts.store, parts.telemetry
+        watched = replace(parts, observers=(*parts.observers, self._see_ledger))
+        self.url = await running.enter_async_context(serving(create_app(self.config, watched)))
+        self.session = await running.enter_async_context(aiohttp.ClientSession())
 
     async def stop(self) -> None:
         """Everything: gateway, workers, KV server. What is left are files."""
@@ -265,6 +271,7 @@ async def small(tmp_path_factory: pytest.TempPathFactory, engines: list[RealGate
         may_reset=True,
     )
     await gateway.start()
+    engines.append(gateway)
     try:
         yield gateway
     finally:
