@@ -8,6 +8,7 @@ disk, as a store skips a key that exists. So it is deleted, from RAM as well, an
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import structlog
@@ -32,8 +33,9 @@ IDLE_S = 5.0
 """How long there is nothing to look at before it is looked again."""
 RETRY_S = 60.0
 """After a repair failed."""
-CLEARED_S = 10.0
-"""So long what was suspected and found whole is not suspected again: RAM may be too tight, which is not the files' fault."""
+REST_S, LONGEST_REST_S = 0.5, 60.0
+"""How long a version rests that was suspected and found whole, and twice as long each time: RAM may be too tight to restore
+it, which is not the files' fault. A suspicion meanwhile is looked into afterwards."""
 
 
 class Scrubber:
@@ -62,16 +64,18 @@ class Scrubber:
         self._chunk_tokens = chunk_tokens
         self._suspects: asyncio.Queue[Version] = asyncio.Queue()
         self._suspected: set[Salt] = set()
-        self._cleared: dict[Salt, float] = {}
-        """Until when each version is above suspicion."""
+        self._resting: dict[Salt, tuple[float, float]] = {}
+        """Until when (monotonic), and how long that is, for each version whose files were whole of late."""
         self._unmended: dict[tuple[str, Salt], Version] = {}
         """By host: what a repair has left with a gap."""
 
     def suspect(self, version: Version) -> None:
         """A question met less of this version than it should have: its files are looked at next."""
-        if version.salt not in self._suspected and self._cleared.get(version.salt, 0.0) <= self._shelf.now():
-            self._suspected.add(version.salt)
-            self._suspects.put_nowait(version)
+        if version.salt in self._suspected:
+            return
+        self._suspected.add(version.salt)
+        until, _ = self._resting.get(version.salt, (0.0, 0.0))
+        asyncio.get_running_loop().call_later(until - time.monotonic(), self._suspects.put_nowait, version)
 
     async def run(self) -> None:
         """Look through everything again and again, until cancelled. Suspects don't wait for the others."""
@@ -81,9 +85,7 @@ class Scrubber:
         while True:
             version = await self._suspects.get()
             self._suspected.discard(version.salt)
-            now = self._shelf.now()
-            self._cleared = {salt: until for salt, until in self._cleared.items() if until > now}
-            self._cleared[version.salt] = now + CLEARED_S  # unless there is damage
+            self._rest(version.salt)  # unless there is damage
             await self.scrub(version, at_rate=False)
 
     async def _run_through(self) -> None:
@@ -115,12 +117,12 @@ class Scrubber:
                 damaged, size_bytes = await self._verify(server, version, at_rate=at_rate)
                 read_bytes += size_bytes
                 if damaged or self._is_unmended(server, version):
-                    self._cleared.pop(version.salt, None)
+                    self._resting.pop(version.salt, None)
                     await self._mend(server, version, damaged)
         except NotFound:
             pass  # removed meanwhile
         except (KvshelfError, OSError) as error:
-            self._cleared.pop(version.salt, None)
+            self._resting.pop(version.salt, None)
             log.warning("scrub_failed", version=version.id, error=str(error))
         return read_bytes
 
@@ -160,6 +162,14 @@ class Scrubber:
         finally:
             self._telemetry.repaired.add(1, {OUTCOME: outcome, HOST: server.name})
         log.info("damage_mended", host=server.name, version=version.id, chunks=len(damaged))
+
+    def _rest(self, salt: Salt) -> None:
+        """Who suspects it again soon after it rested waits twice as long; all begins anew when it was left in peace as long."""
+        now = time.monotonic()
+        self._resting = {one: (until, rest_s) for one, (until, rest_s) in self._resting.items() if now < until + rest_s}
+        _, before_s = self._resting.get(salt, (0.0, REST_S / 2))
+        rest_s = min(2 * before_s, LONGEST_REST_S)
+        self._resting[salt] = now + rest_s, rest_s
 
     def _is_kept(self, version: Version) -> bool:
         """Whether it is still some document's, and its KV wanted."""

@@ -19,7 +19,6 @@ from router.errors import EngineFailed
 from tests.fakes.engine import CHUNK_BYTES, FakeHost, FakeKVServer, Fault, key_of
 from tests.fakes.gateway import eventually
 from tests.fakes.store import MemoryStore
-from tests.gateway.ahead import Clock
 from tests.gateway.tiers import SIZE, TieredGateway, TrueHost, text
 
 QUESTION = "What is it about?"
@@ -128,23 +127,40 @@ async def test_a_question_that_met_less_than_was_believed_leads_to_a_look(tmp_pa
         assert set(running.kv_servers[0].verified) == {running.salt("a")}
 
 
-async def test_what_was_suspected_and_found_whole_is_not_looked_at_again_at_once(tmp_path: Path) -> None:
+async def test_what_was_suspected_and_found_whole_rests_before_it_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker that meets less for another reason, as where RAM is too tight to decrypt, had all files read at every question."""
-    clock = Clock()
-    async with Rig(tmp_path, disk=SUSPECTS, now=clock).running() as running:
+    monkeypatch.setattr(scrubber, "REST_S", 3600.0)
+    monkeypatch.setattr(scrubber, "LONGEST_REST_S", 3600.0)
+    async with Rig(tmp_path, disk=SUSPECTS).running() as running:
         await running.add(text("a"), id="a")
         running.workers[0].forgets = True
         server, batches = running.kv_servers[0], -(-SIZE // CHUNK_BYTES // scrubber.BATCH)
-        for _ in range(3):
+        for _ in range(4):
             running.cool()
             await running.ask(QUESTION, document="a")
-        await eventually(lambda: len(server.verified) >= batches)
-        await running.ask(QUESTION, document="a")
+            await eventually(lambda: len(server.verified) >= batches)
         assert len(server.verified) == batches
-        clock.now += scrubber.CLEARED_S
+
+
+async def test_a_suspicion_while_it_rests_is_looked_into_afterwards_and_damage_ends_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrubber, "REST_S", 0.2)
+    async with Rig(tmp_path, disk=SUSPECTS).running() as running:
+        await running.add(text("a"), id="a")
+        worker, server = running.workers[0], running.kv_servers[0]
+        worker.forgets = True
         running.cool()
         await running.ask(QUESTION, document="a")
-        await eventually(lambda: len(server.verified) == 2 * batches)
+        await eventually(lambda: server.verified)
+        worker.forgets = False
+        for _ in range(2):
+            running.cool()
+            running.damage("a", 5)
+            await running.ask(QUESTION, document="a")
+            await eventually(lambda: running.whole("a"))
 
 
 async def test_files_are_read_at_the_rate_that_is_allowed(tmp_path: Path) -> None:
