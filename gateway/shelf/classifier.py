@@ -18,12 +18,12 @@ import structlog
 from numpy.typing import NDArray
 
 from backends.base import Embedder, Store
-from backends.lexical import LexicalIndex
+from gateway.shelf.index import Features, Index
 from observability.telemetry import OUTCOME, Telemetry
 from router.descriptors import routing_texts
 from router.documents import Catalog, Descriptor, Document, TenantId, VersionId
 from router.errors import KvshelfError, StoreUnavailable
-from router.matching import Ambiguous, Decision, NoMatch, Scores, decide, dense_scores, fuse
+from router.matching import Ambiguous, Decision, NoMatch, Scores, decide
 
 log = structlog.get_logger("classifier")
 
@@ -33,17 +33,11 @@ LEADERS = 3
 Leading = Callable[[list[tuple[Document, float]]], None]
 
 
-class _Features(msgspec.Struct, frozen=True):
-    texts: tuple[str, ...]
-    vectors: NDArray[np.float32] | None
+class _View(msgspec.Struct, frozen=True):
+    """The index of what one tenant sees."""
 
-
-class _Index(msgspec.Struct, frozen=True):
-    documents: tuple[Document, ...]
+    index: Index
     versions: tuple[VersionId, ...]
-    lexical: LexicalIndex
-    vectors: NDArray[np.float32] | None
-    starts: NDArray[np.intp]
 
 
 class Classifier:
@@ -62,8 +56,8 @@ class Classifier:
         self._telemetry = telemetry
         self._min_score = min_score
         self._margin = margin
-        self._features: dict[VersionId, _Features] = {}
-        self._indexes: dict[TenantId, _Index] = {}
+        self._features: dict[VersionId, Features] = {}
+        self._indexes: dict[TenantId, _View] = {}
         self._building = asyncio.Lock()
         self.problem = problem
         """What keeps routing from being as good as it is configured to be."""
@@ -74,7 +68,7 @@ class Classifier:
         vectors = await self._embed(texts)
         if vectors is not None:
             await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
-        self._features[version_id] = _Features(texts, vectors)
+        self._features[version_id] = Features(texts, vectors)
         self._indexes = {}
 
     async def recall(self, version_id: VersionId, descriptor: Descriptor) -> None:
@@ -87,7 +81,7 @@ class Classifier:
         ):
             await self.learn(version_id, descriptor, content.text)
             return
-        self._features[version_id] = _Features(texts, vectors.reshape(len(texts), -1) if self._embedder else None)
+        self._features[version_id] = Features(texts, vectors.reshape(len(texts), -1) if self._embedder else None)
         self._indexes = {}
 
     def forget(self, version_id: VersionId) -> None:
@@ -101,20 +95,18 @@ class Classifier:
         is being embedded, and again where the question then goes to none of them.
         """
         started = time.perf_counter()
-        index = await self._index(catalog, tenant)
+        view = await self._view(catalog, tenant)
+        index = view.index
         decision: Decision = NoMatch(())
-        if index.documents:
-            lexical = index.lexical.scores(question)
+        if len(index):
+            lexical = index.lexical_scores(question)
             leading(_leaders(index.documents, lexical))
             asked = await self._embed((question,))
-            if asked is not None and index.vectors is None:
-                await self._complete(index.versions)
-                index = await self._index(catalog, tenant)
-                lexical = index.lexical.scores(question)
-            dense = None
-            if asked is not None and index.vectors is not None:
-                dense = dense_scores(asked[0], index.vectors, index.starts)
-            scores = fuse(dense, lexical)
+            if asked is not None and not index.is_embedded:
+                await self._complete(view.versions)
+                index = (await self._view(catalog, tenant)).index
+                lexical = index.lexical_scores(question)
+            scores = index.scores(lexical, asked)
             decision = decide(index.documents, scores, min_score=self._min_score, margin=self._margin)
             if isinstance(decision, Ambiguous):
                 leading(_leaders(index.documents, scores))
@@ -122,8 +114,8 @@ class Classifier:
         self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag)})
         return decision
 
-    async def _index(self, catalog: Catalog, tenant: TenantId) -> _Index:
-        """The tenant's index. Documents take part once a version of theirs can answer."""
+    async def _view(self, catalog: Catalog, tenant: TenantId) -> _View:
+        """What the tenant sees. Documents take part once a version of theirs can answer."""
         visible = [d for d in catalog.visible_to(tenant) if d.current is not None and d.current.id in self._features]
         versions = tuple(d.current.id for d in visible if d.current is not None)
         features = [self._features[version] for version in versions]
@@ -132,7 +124,7 @@ class Classifier:
         known = indexes.get(tenant)
         if known is None or known.versions != versions:
             async with self._building:
-                known = indexes[tenant] = await asyncio.to_thread(_build, tuple(visible), versions, features)
+                known = indexes[tenant] = _View(await asyncio.to_thread(Index, visible, features), versions)
         return known
 
     async def _complete(self, versions: tuple[VersionId, ...]) -> None:
@@ -144,7 +136,7 @@ class Classifier:
             with suppress(StoreUnavailable):  # a question does not fail for it; it is embedded again after a restart
                 await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
             if self._features.get(version_id) is before:
-                self._features[version_id] = _Features(before.texts, vectors)
+                self._features[version_id] = Features(before.texts, vectors)
                 self._indexes = {}
 
     async def _embed(self, texts: tuple[str, ...]) -> NDArray[np.float32] | None:
@@ -169,15 +161,3 @@ def _leaders(documents: tuple[Document, ...], scores: Scores) -> list[tuple[Docu
     best = sorted(range(len(documents)), key=lambda number: -float(scores[number]))[:LEADERS]
     total = sum(float(scores[number]) for number in best)
     return [(documents[number], float(scores[number]) / total) for number in best if scores[number] > 0]
-
-
-def _build(documents: tuple[Document, ...], versions: tuple[VersionId, ...], features: list[_Features]) -> _Index:
-    counts = [len(feature.texts) for feature in features]
-    vectors = [feature.vectors for feature in features if feature.vectors is not None]
-    return _Index(
-        documents,
-        versions,
-        LexicalIndex([feature.texts for feature in features]),
-        np.concatenate(vectors) if vectors and len(vectors) == len(features) else None,
-        np.cumsum([0, *counts][:-1]) if counts else np.zeros(0, dtype=np.intp),
-    )
