@@ -41,7 +41,7 @@ bench: setup ## the benchmarks, as tables
 # depends on is not wanted.
 lock: setup ## both lock files anew from pyproject.toml
 	@mkdir -p .kvshelf
-	@$(COMPILE) --extra models --extra dev --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --extra models --extra plot --extra dev --output-file requirements.lock pyproject.toml
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["worker"], sep="\n")' > .kvshelf/worker.in
 	@$(COMPILE) --output-file requirements-worker.lock .kvshelf/worker.in
 	@sed -i -E '/^(torchvision|torchaudio|torchcodec)==/d' requirements-worker.lock

@@ -1,4 +1,4 @@
-"""`kvshelf ask` and `kvshelf route`: a question, and where one would go."""
+"""`kvshelf ask`: a question, answered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import rich_click as click
 from rich.console import Console
-from rich.table import Table
 
 from gateway.cli.client import Client, connected, read_events
 
@@ -90,21 +89,3 @@ async def ask(client: Client, question: str, document: str | None, max_tokens: i
     ERR.print(
         f"[dim]{got.document} ({routed}) · {got.tier} · {got.cached_tokens} of {got.prompt_tokens} tokens cached · first token {first}[/dim]"
     )
-
-
-@click.command()
-@click.argument("question")
-@click.option("--json", "as_json", is_flag=True)
-@connected
-async def route(client: Client, question: str, as_json: bool) -> None:
-    """Show which document QUESTION would go to, and the candidates."""
-    decision = await client.json("POST", "/v1/route", json={"question": question})
-    if as_json:
-        click.echo(json.dumps(decision))
-        return
-    table = Table(title=f"{decision['decision']}" + (f": {decision['document']}" if decision["document"] else ""))
-    for column in ("score", "document", "title"):
-        table.add_column(column)
-    for candidate in decision["candidates"]:
-        table.add_row(f"{candidate['score']:.3f}", candidate["document"], candidate["title"])
-    OUT.print(table)

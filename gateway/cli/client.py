@@ -10,6 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
+import aiofiles
 import aiohttp
 import rich_click as click
 
@@ -70,24 +71,47 @@ async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[tuple[s
             event = "message"
 
 
+def connection(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--url` and the key's options; the command gets `url`, `key` and `key_file`."""
+    for option in reversed(
+        (
+            click.option("--url", envvar="KVSHELF_URL", default=DEFAULT_URL, show_default=True, help="The gateway (KVSHELF_URL)."),
+            click.option("--key", envvar="KVSHELF_KEY", help="The API key (better: KVSHELF_KEY, which other users don't see)."),
+            click.option(
+                "--key-file",
+                type=click.Path(path_type=Path),
+                default=DEMO_KEY,
+                show_default=True,
+                help="A file that holds the key.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@asynccontextmanager
+async def connect(url: str, key: str | None, key_file: Path) -> AsyncIterator[Client]:
+    """Raises ClickException where there is no key."""
+    if key is None:
+        try:
+            async with aiofiles.open(key_file, encoding="utf-8") as file:
+                key = (await file.read()).strip()
+        except FileNotFoundError as error:
+            raise click.ClickException(f"No API key: set KVSHELF_KEY, or give --key-file ({key_file} is not there).") from error
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as session:
+        yield Client(url, key, session)
+
+
 def connected(command: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Adds `--url` and the key's options to a command whose first parameter is a Client, and runs it."""
 
-    @click.option("--url", envvar="KVSHELF_URL", default=DEFAULT_URL, show_default=True, help="The gateway (KVSHELF_URL).")
-    @click.option("--key", envvar="KVSHELF_KEY", help="The API key (better: KVSHELF_KEY, which other users don't see).")
-    @click.option(
-        "--key-file", type=click.Path(path_type=Path), default=DEMO_KEY, show_default=True, help="A file that holds the key."
-    )
+    @connection
     @wraps(command)
     def run(url: str, key: str | None, key_file: Path, **more: Any) -> None:
-        if key is None:
-            if not key_file.is_file():
-                raise click.ClickException(f"No API key: set KVSHELF_KEY, or give --key-file ({key_file} is not there).")
-            key = key_file.read_text().strip()
-
         async def main() -> None:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as session:
-                await command(Client(url, key, session), **more)
+            async with connect(url, key, key_file) as client:
+                await command(client, **more)
 
         asyncio.run(main())
 

@@ -1,0 +1,87 @@
+"""Questions asked of a plain folder of documents, as the gateway would route them: without an engine, a database, or a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from backends.base import Embedder, Vectors
+from backends.extract import text_of
+from gateway.evaluation.questions import Labelled
+from gateway.shelf.index import Features, Index
+from router.descriptors import guess_title, routing_texts
+from router.documents import Descriptor, Document, DocumentId, Owner
+from router.errors import KvshelfError
+from router.evaluation import Judged
+from router.matching import Decision, Route, decide
+from router.prompts import clean_text
+
+log = structlog.get_logger("evaluation")
+
+ALONE = Owner("evaluation")
+
+
+async def index(folder: Path, embedder: Embedder | None, *, on_document: Callable[[int, int], None] = lambda *_: None) -> Index:
+    """The folder's text files; a document's id is its file's stem, its title guessed. `on_document`: how many are done, of how many.
+
+    Files that are no text are left out and said. Raises KvshelfError where nothing is left, or two have one id.
+    """
+    texts = _texts(folder)
+    documents, features = [], []
+    for number, (document_id, text) in enumerate(texts.items()):
+        descriptor = Descriptor(guess_title(text, document_id))
+        about = routing_texts(descriptor, text)
+        vectors = await embedder.embed(about) if embedder is not None else None
+        documents.append(Document(owner=ALONE, id=DocumentId(document_id), descriptor=descriptor))
+        features.append(Features(about, vectors))
+        on_document(number + 1, len(texts))
+    return Index(documents, features)
+
+
+async def ask(
+    index: Index, embedder: Embedder | None, questions: Sequence[Labelled], *, min_score: float, margin: float
+) -> tuple[list[Judged], list[float]]:
+    """What became of each, one after the other, and how long each took in seconds, its embedding included."""
+    judged, seconds = [], []
+    for one in questions:
+        started = time.perf_counter()
+        asked: Vectors | None = await embedder.embed((one.question,)) if embedder is not None else None
+        scores = index.scores(index.lexical_scores(one.question), asked)
+        decision = decide(index.documents, scores, min_score=min_score, margin=margin)
+        seconds.append(time.perf_counter() - started)
+        judged.append(judge(one, decision))
+    return judged, seconds
+
+
+def judge(asked: Labelled, decision: Decision) -> Judged:
+    candidates = decision.candidates
+    return Judged(
+        asked.question,
+        asked.document,
+        tuple(candidate.document for candidate in candidates),
+        isinstance(decision, Route),
+        candidates[0].score if candidates else 0.0,
+        asked.kind,
+    )
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        try:
+            text = clean_text(text_of(path.read_bytes(), name=str(path)))
+        except KvshelfError as error:
+            log.warning("left_out", file=path.name, error=str(error))
+            continue
+        if path.stem in found:
+            raise KvshelfError(f"{folder} holds two files whose stem is {path.stem!r}: a document's id is its file's stem.")
+        if text.strip():
+            found[path.stem] = text
+    if not found:
+        raise KvshelfError(f"{folder} holds no text file.")
+    return found
