@@ -10,24 +10,22 @@ from gateway.evaluation import questions
 
 ROOT = Path(__file__).parents[2]
 SETS = ROOT / "tests" / "bench" / "routing"
-LICENCES = set(
-    [
-        "Apache-2.0",
-        "Artistic",
-        "BSD",
-        "CC0-1.0",
-        "GFDL-1.2",
-        "GFDL-1.3",
-        "GPL-1",
-        "GPL-2",
-        "GPL-3",
-        "LGPL-2",
-        "LGPL-2.1",
-        "LGPL-3",
-        "MPL-1.1",
-        "MPL-2.0",
-    ]
-)
+LICENCES = {
+    "Apache-2.0",
+    "Artistic",
+    "BSD",
+    "CC0-1.0",
+    "GFDL-1.2",
+    "GFDL-1.3",
+    "GPL-1",
+    "GPL-2",
+    "GPL-3",
+    "LGPL-2",
+    "LGPL-2.1",
+    "LGPL-3",
+    "MPL-1.1",
+    "MPL-2.0",
+}
 DOCUMENTS = {
     "samples": {path.stem for path in (ROOT / "configs" / "demo" / "documents").iterdir()},
     "licences": LICENCES,
