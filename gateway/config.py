@@ -108,10 +108,10 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 class Routing(msgspec.Struct, frozen=True):
-    # Both defaults were chosen on the demo's own questions, so its results say nothing of how they do elsewhere.
-    min_score: Share = 0.3
+    # Where most questions of the project's labelled sets are answered with nine answers in ten right, and most foreign ones refused.
+    min_score: Share = 0.38
     """Below it: no match."""
-    margin: Share = 0.02
+    margin: Share = 0.05
     """The best document must lead the second by this much, else the question is ambiguous."""
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backends.base import Vectors
 from backends.lexical import LexicalIndex
 from router.documents import Document
-from router.matching import Scores, dense_scores, fuse
+from router.matching import Scores, best_scores, fuse, mean_vectors
 
 
 class Features(msgspec.Struct, frozen=True):
@@ -30,9 +30,12 @@ class Index:
         self.documents = tuple(documents)
         counts = [len(feature.texts) for feature in features]
         vectors = [feature.vectors for feature in features if feature.vectors is not None]
-        self._lexical = LexicalIndex([feature.texts for feature in features])
-        self._vectors = np.concatenate(vectors) if vectors and len(vectors) == len(features) else None
         self._starts: NDArray[np.intp] = np.cumsum([0, *counts][:-1]) if counts else np.zeros(0, dtype=np.intp)
+        self._vectors = np.concatenate(vectors) if vectors and len(vectors) == len(features) else None
+        self._means = mean_vectors(self._vectors, self._starts) if self._vectors is not None else None
+        # Whoever knows a document's id may well ask by it.
+        texts = [(f"{d.id} {about}", *more) for d, (about, *more) in zip(documents, (f.texts for f in features), strict=True)]
+        self._lexical = LexicalIndex(texts)
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -47,5 +50,6 @@ class Index:
 
     def scores(self, lexical: Scores, asked: Vectors | None) -> Scores:
         """All that is known, 0 to 1. `asked`: the question's vector, shape (1, dimensions), where there is one."""
-        dense = dense_scores(asked[0], self._vectors, self._starts) if asked is not None and self._vectors is not None else None
-        return fuse(dense, lexical)
+        if asked is None or self._vectors is None or self._means is None:
+            return lexical
+        return fuse(best_scores(asked[0], self._vectors, self._starts), np.maximum(self._means @ asked[0], 0.0), lexical)

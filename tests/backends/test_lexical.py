@@ -57,6 +57,19 @@ def test_a_rare_word_tells_more_than_a_common_one() -> None:
     assert scores[1] > 2 * scores[0]
 
 
+@pytest.mark.parametrize("question", ["GPL v2", "gpl-2", "What does version 2 of the GPL say?"])
+def test_a_version_is_told_from_another_however_it_is_written(question: str) -> None:
+    scores = LexicalIndex([["GPL-1"], ["GPL-2"], ["GPL-3"]]).scores(question)
+    assert scores.argmax() == 1
+    assert scores[1] > max(scores[0], scores[2])
+
+
+def test_words_that_are_spread_over_a_document_count_too() -> None:
+    spread, dense = ["rent", "keys", "gloves"], ["rent", "rent", "rent"]
+    scores = LexicalIndex([dense, spread, ["tenant"]]).scores("rent keys gloves")
+    assert scores[1] > 2 * scores[0]
+
+
 @settings(max_examples=40, deadline=None)
 @given(documents=st.lists(st.lists(WORDS, min_size=1, max_size=3), max_size=4), question=WORDS)
 def test_every_document_has_one_score_between_zero_and_one(documents: list[list[str]], question: str) -> None:

@@ -63,7 +63,7 @@ async def test_a_descriptor_changed_while_an_index_is_built_counts_from_then_on(
     await finding
     decision = await library.classifier.find(library.catalog, TenantId("a"), "penguins migrate")
     assert isinstance(decision, Route)
-    assert decision.score > 0.9
+    assert decision.score > 0.7  # the old title has no word of it
 
 
 async def test_a_version_cleared_while_another_index_is_built_fails_no_question(library: Library) -> None:

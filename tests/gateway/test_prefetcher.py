@@ -105,7 +105,7 @@ async def test_pinned_documents_are_in_ram_after_a_restart_of_the_gateway(tmp_pa
 async def test_without_prefetching_nothing_else_is_brought(tmp_path: Path) -> None:
     async with shelved(tmp_path, "a", "b", follows=True, ram=Ram(policy="density")) as running:
         await running.ask(QUESTION, document="a")
-        await running.json("POST", "/v1/chat/completions", json=_question("All about b. All about a."), status=409)
+        await running.json("POST", "/v1/chat/completions", json=_question("One sentence after another?"), status=409)
         await running.planned()
         assert set(running.server.tried) == {running.salt("z")}
 
@@ -135,9 +135,9 @@ async def test_leading_candidates_are_brought_while_the_question_is_still_being_
 
 
 async def test_candidates_of_an_ambiguous_question_are_brought_and_forgotten_after_a_while(tmp_path: Path) -> None:
-    async with shelved(tmp_path, "lease", "leave", "mileage") as running:
-        await running.json("POST", "/v1/chat/completions", json=_question("lease or leave?"), status=409)
-        await eventually(lambda: running.in_ram() == {"lease", "leave"})
+    async with shelved(tmp_path, "rent", "loan", "mileage") as running:
+        await running.json("POST", "/v1/chat/completions", json=_question("rent or loan?"), status=409)
+        await eventually(lambda: running.in_ram() == {"rent", "loan"})
         running.clock.now += prefetcher.HINTED_S + 1
         running.host.restart()
         await running.planned()
@@ -160,19 +160,19 @@ async def test_nothing_is_brought_while_a_question_waits_for_its_first_token(tmp
 
 @pytest.mark.parametrize("pinned", [True, False])
 async def test_what_could_not_be_brought_is_not_tried_again_at_once(tmp_path: Path, pinned: bool) -> None:
-    async with shelved(tmp_path, "a", "b") as running:
+    async with shelved(tmp_path, "rent", "loan") as running:
         running.server.fails = True
         if pinned:
-            await running.json("PATCH", "/v1/documents/a", json={"pinned": True})
+            await running.json("PATCH", "/v1/documents/rent", json={"pinned": True})
         else:
-            await running.json("POST", "/v1/chat/completions", json=_question("a b"), status=409)
-        await eventually(lambda: running.salt("a") in running.server.tried)
+            await running.json("POST", "/v1/chat/completions", json=_question("rent or loan?"), status=409)
+        await eventually(lambda: running.salt("rent") in running.server.tried)
         running.server.fails = False
         await running.planned()
-        assert running.server.tried.count(running.salt("a")) == 1
+        assert running.server.tried.count(running.salt("rent")) == 1
         if pinned:
             running.clock.now += prefetcher.RETRY_S
-            await eventually(lambda: "a" in running.in_ram())
+            await eventually(lambda: "rent" in running.in_ram())
 
 
 @pytest.mark.parametrize("pinned", [True, False])

@@ -10,7 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.documents import Descriptor, Document, DocumentId, Owner
-from router.matching import CANDIDATES, DENSE_WEIGHT, Ambiguous, Decision, Match, NoMatch, Route, decide, dense_scores, fuse
+from router.matching import (
+    BEST_WEIGHT,
+    CANDIDATES,
+    LEXICAL_WEIGHT,
+    MEAN_WEIGHT,
+    Ambiguous,
+    Decision,
+    Match,
+    NoMatch,
+    Route,
+    best_scores,
+    decide,
+    fuse,
+    mean_vectors,
+)
 
 SCORES = st.lists(st.floats(0, 1, width=32), max_size=9)
 
@@ -85,23 +99,28 @@ def test_the_decision_depends_on_the_scores_alone_not_on_their_order(
 def test_a_documents_dense_score_is_its_best_texts() -> None:
     query = np.array([1, 0], dtype=np.float32)
     vectors = np.array([[0.6, 0.8], [1, 0], [-1, 0], [0, 1]], dtype=np.float32)
-    scores = dense_scores(query, vectors, np.array([0, 2, 3]))
+    scores = best_scores(query, vectors, np.array([0, 2, 3]))
     assert scores.tolist() == [1.0, 0.0, 0.0]
     assert scores.dtype == np.float32
 
 
 def test_a_text_that_points_away_scores_zero() -> None:
-    scores = dense_scores(np.array([1, 0], dtype=np.float32), np.array([[-1, 0]], dtype=np.float32), np.array([0]))
+    scores = best_scores(np.array([1, 0], dtype=np.float32), np.array([[-1, 0]], dtype=np.float32), np.array([0]))
     assert scores.tolist() == [0.0]
 
 
-def test_fused_scores_stay_between_zero_and_one_and_favour_the_dense() -> None:
-    fused = fuse(np.array([1, 0, 1], dtype=np.float32), np.array([0, 1, 1], dtype=np.float32))
-    assert fused.tolist() == pytest.approx([DENSE_WEIGHT, 1 - DENSE_WEIGHT, 1.0])
-    assert 0.5 < DENSE_WEIGHT < 1
+def test_a_documents_mean_vector_is_of_length_one_also_where_its_texts_cancel_out() -> None:
+    vectors = np.array([[1, 0], [0, 1], [0, 1], [1, 0], [-1, 0]], dtype=np.float32)
+    means = mean_vectors(vectors, np.array([0, 2, 3]))
+    assert means[0].tolist() == pytest.approx([2**-0.5, 2**-0.5])
+    assert means[1].tolist() == [0.0, 1.0]
+    assert means[2].tolist() == [0.0, 0.0]
+    assert means.dtype == np.float32
+
+
+def test_fused_scores_stay_between_zero_and_one_and_each_part_counts() -> None:
+    best, mean, lexical = np.eye(3, 4, dtype=np.float32) + np.array([0, 0, 0, 1], dtype=np.float32)
+    fused = fuse(best, mean, lexical)
+    assert fused.tolist() == pytest.approx([BEST_WEIGHT, MEAN_WEIGHT, LEXICAL_WEIGHT, 1.0])
+    assert min(BEST_WEIGHT, MEAN_WEIGHT, LEXICAL_WEIGHT) > 0
     assert fused.dtype == np.float32
-
-
-def test_without_an_embedding_model_the_lexical_scores_stand_alone() -> None:
-    lexical = np.array([0.2, 0.9], dtype=np.float32)
-    assert fuse(None, lexical).tolist() == lexical.tolist()

@@ -15,9 +15,9 @@ TEXTS = {
     "policy": "# Passwords\n\nA password has at least 12 characters.",
 }
 QUESTIONS = [
-    {"question": "How many euros is the deposit?", "document": "lease", "kind": "plain"},
+    {"question": "How many euros is the deposit of the flat?", "document": "lease", "kind": "plain"},
     {"question": "When is the water tank to be emptied?", "document": "manual", "kind": "plain"},
-    {"question": "May the tenants keep a dog?", "document": "policy"},
+    {"question": "May the tenants keep a dog or a cat?", "document": "policy"},
     {"question": "zebra xylophone", "document": None, "kind": "foreign"},
 ]
 
