@@ -108,7 +108,7 @@ class Embedding(msgspec.Struct, frozen=True):
 
 
 class Routing(msgspec.Struct, frozen=True):
-    # Where most questions of the project's labelled sets are answered with nine answers in ten right, and most foreign ones refused.
+    # Chosen on the project's labelled sets, of which 54 to 64 % are answered so, 85 to 92 % of the answers right.
     min_score: Share = 0.38
     """Below it: no match."""
     margin: Share = 0.05

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from router.documents import Document, DocumentId
 
 BEST_WEIGHT, MEAN_WEIGHT, LEXICAL_WEIGHT = 0.30, 0.34, 0.36
-"""Fitted on the project's labelled sets (softmax regression over the documents), each left out in turn: all of them gain."""
+"""Fitted on the project's labelled sets (softmax regression over the documents), each left out in turn. Licences and manual pages
+gain by it over a best text and words alone (0.7 and 0.3); the seven samples lose one question in a hundred."""
 CANDIDATES = 5
 
 Scores = NDArray[np.float32]

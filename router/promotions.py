@@ -159,9 +159,8 @@ class Promotions(Generic[K]):
             if pushes and not candidate.pinned:
                 rivals = evict if need_bytes >= size_bytes else policy.victims(size_bytes, now, kept)
                 lost_s = sum(policy.worth(rival, now, horizon_s) for rival in rivals)
-                if (pushed_bytes and pushed_bytes + size_bytes > most_pushed) or chances[
-                    key
-                ] * candidate.restore_s < FACTOR * lost_s:
+                too_much = pushed_bytes > 0 and pushed_bytes + size_bytes > most_pushed
+                if too_much or chances[key] * candidate.restore_s < FACTOR * lost_s:
                     continue
             kept.planned.update((key, *evict))
             used_bytes += size_bytes - freed_bytes
@@ -248,7 +247,9 @@ class Promotions(Generic[K]):
         return True
 
     def forget(self, key: K) -> None:
-        """The version is gone, or all RAM was lost at once, which says nothing of it. One under way is still to be told of, as finished (and evicted) or failed."""
+        """The version is gone, or all RAM was lost at once, which says nothing of it.
+
+        One under way is still to be told of, as finished (and evicted) or failed."""
         self._unused.pop(key, None)
         self._vain.pop(key, None)
 

@@ -10,9 +10,10 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
-import aiofiles
 import aiohttp
 import rich_click as click
+
+from gateway.cli import key_file as key_files
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEMO_KEY = Path(".kvshelf/demo-key")
@@ -95,10 +96,11 @@ async def connect(url: str, key: str | None, key_file: Path) -> AsyncIterator[Cl
     """Raises ClickException where there is no key."""
     if key is None:
         try:
-            async with aiofiles.open(key_file, encoding="utf-8") as file:
-                key = (await file.read()).strip()
+            key = await key_files.read(key_file)
         except FileNotFoundError as error:
             raise click.ClickException(f"No API key: set KVSHELF_KEY, or give --key-file ({key_file} is not there).") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.ClickException(f"--key-file: {key_file} can't be read ({error}).") from error
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as session:
         yield Client(url, key, session)
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway import strict_yaml
+from gateway.cli import key_file
 from gateway.cli.ask import Answer, stream_answer
 from gateway.cli.client import Client
 from gateway.cli.documents import follow, reading_progress
@@ -134,7 +135,7 @@ class _Demo:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=5)) as session:
                 url = f"http://{self._config.server.host}:{self._config.server.port}"
                 await _ready(session, url, process, lines)
-                yield Client(url, (await asyncio.to_thread(self._key_path.read_text)).strip(), session)
+                yield Client(url, await key_file.read(self._key_path), session)
         finally:
             await _end(process)
             await showing

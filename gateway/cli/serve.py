@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import signal
 import sys
 import time
@@ -12,8 +11,6 @@ from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-import aiofiles
-import aiofiles.os
 import rich_click as click
 import uvloop
 from rich.console import Console
@@ -25,6 +22,7 @@ from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
 from gateway import auth
 from gateway.app import create_app
+from gateway.cli import key_file as key_files
 from gateway.config import Config, database_url, load, secret_problems
 from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
@@ -220,35 +218,16 @@ async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
 
 async def demo_key(store: Store, secret: bytes, path: Path) -> str:
     """The key in `path`, made and stored there where there is none that still works."""
-    kept = await _read(path)
+    kept = ""
+    with suppress(FileNotFoundError):
+        kept = await key_files.read(path)
     with suppress(KvshelfError):
         await auth.Authenticator(store, secret).recognise(f"Bearer {kept}")
         return kept
     key, record = auth.new_key(secret, TenantId("demo"), name="demo", scopes=auth.SCOPES, now=time.time())
     await store.add_key(record)
-    await _write_private(path, key)
+    await key_files.write(path, key)
     return key
-
-
-async def _read(path: Path) -> str:
-    """Without the space around it; empty where there is no such file."""
-    try:
-        async with aiofiles.open(path, encoding="utf-8") as file:
-            return (await file.read()).strip()
-    except FileNotFoundError:
-        return ""
-
-
-async def _write_private(path: Path, text: str) -> None:
-    await aiofiles.os.makedirs(path.parent, exist_ok=True)
-    with suppress(FileNotFoundError):
-        await aiofiles.os.remove(path)
-    async with aiofiles.open(path, "x", encoding="utf-8", opener=_open_private) as file:
-        await file.write(text)
-
-
-def _open_private(name: str, flags: int) -> int:
-    return os.open(name, flags, 0o600)
 
 
 def _banner(config: Config, key: str | None) -> None:

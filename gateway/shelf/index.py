@@ -26,7 +26,7 @@ class Features(msgspec.Struct, frozen=True):
 
 class Index:
     def __init__(self, documents: Sequence[Document], features: Sequence[Features]) -> None:
-        """Takes about 1 ms a document. `features`: one for each document."""
+        """`features`: one for each document."""
         self.documents = tuple(documents)
         counts = [len(feature.texts) for feature in features]
         vectors = [feature.vectors for feature in features if feature.vectors is not None]

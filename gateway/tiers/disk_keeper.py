@@ -78,7 +78,7 @@ class DiskKeeper:
         what is pinned stays, for the rest it can wait."""
         refusals = []
         need_bytes = round(prefix_tokens * self._token_bytes)
-        pinned = {v.salt for document in catalog if document.pinned for v in document.versions if self._reading.reads(v)}
+        pinned = {v.salt for document in catalog.pinned for v in document.versions if self._reading.reads(v)}
         for server in self._hosts:
             if not server.sees_disk:
                 return

@@ -32,7 +32,7 @@ def test_the_figures_of_a_few_questions() -> None:
     assert report.answered == pytest.approx(3 / 5)
     assert report.answered_right == pytest.approx(2 / 4)
     assert report.refused_of_unanswerable == pytest.approx(1 / 2)
-    assert dict.fromkeys(report.confused) == {("c", "a", 1): None, ("a", "b", 1): None, ("z", "a", 1): None}
+    assert set(report.confused) == {("c", "a", 1), ("a", "b", 1), ("z", "a", 1)}
 
 
 def test_what_each_threshold_would_give() -> None:

@@ -114,3 +114,8 @@ async def test_what_is_no_command_is_a_question(cli: Cli) -> None:
         result = await cli("route", *arguments)
         assert result.exit_code == 0, result.stderr
     assert "eval" in (await cli("route", "--help")).stdout
+
+
+async def test_a_key_file_that_can_not_be_read_is_said(cli: Cli, tmp_path: Path) -> None:
+    result = await cli("route", "--key-file", str(tmp_path), "What?", KVSHELF_KEY=None)
+    assert (result.exit_code, "can't be read" in result.stderr) == (1, True)
