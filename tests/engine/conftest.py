@@ -29,7 +29,7 @@ from gateway.parts import open_parts
 from observability.telemetry import Telemetry
 from router.documents import TenantId
 from router.residency import Ledger
-from tests.fakes.gateway import serving, sse
+from tests.fakes.gateway import eventually, serving, sse
 
 ROOT = Path(__file__).parents[2]
 WORKER_PYTHON = ROOT / ".venv-worker" / "bin" / "python"
@@ -198,15 +198,22 @@ class RealGateway:
         return job
 
     async def reset_gpu(self, worker: str) -> None:
-        """Empty this worker's GPU tier, once nothing is under way there, and see that the ledger was told."""
+        """Empty this worker's GPU tier, and wait until the ledger was told."""
         url = dict(self.stack.workers)[worker]
-        async with self.session.post(f"{url}/reset_prefix_cache") as response:
-            assert response.status == 200, await response.text()
+        before = self.ledger.gpu(worker)
+
+        async def taken() -> bool:
+            async with self.session.post(f"{url}/reset_prefix_cache") as response:
+                assert response.status == 200, await response.text()
+                return bool((await response.json())["success"])
+
+        # Refused while KV is on its way to the KV server, which takes a while where that was restarted meanwhile.
+        await eventually(taken, within_s=30)
         # It tells of it when it computes next.
         one = {"model": self.config.model.name, "prompt": [1], "max_tokens": 1}
         async with self.session.post(f"{url}/v1/completions", json=one) as response:
             assert response.status == 200, await response.text()
-        await asyncio.sleep(0.1)
+        await eventually(lambda: self.ledger.gpu(worker) is not before)
 
     async def remove(self, document_id: str) -> None:
         headers = {"authorization": f"Bearer {self.key}"}
