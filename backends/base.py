@@ -38,6 +38,13 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
 
+    def plus(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
 
 class Delta(msgspec.Struct, frozen=True):
     """One event of an answer. The last one carries `usage`, the one before it usually `finish_reason`."""

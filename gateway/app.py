@@ -29,7 +29,9 @@ from gateway.api.health import Health
 from gateway.api.jobs_api import JobsController
 from gateway.api.tiers_api import TiersController
 from gateway.asking.asker import Asker
+from gateway.asking.bookings import Bookings
 from gateway.asking.cold import ColdQuestions
+from gateway.asking.gathering import Gatherer
 from gateway.auth import Authenticator, KeyMiddleware
 from gateway.config import Config
 from gateway.errors import HANDLERS
@@ -138,17 +140,27 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
     prefetcher = Prefetcher(
         parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
     )
+    bookings = Bookings(shelf, uses, prefetcher, ttl_refresh=config.retention.ttl_refresh)
+    gatherer = Gatherer(
+        asker,
+        bookings,
+        telemetry,
+        max_documents=config.gathering.max_documents,
+        part_tokens=config.gathering.part_tokens,
+        at_once=config.gathering.at_once,
+        context_tokens=config.model.context_tokens,
+    )
     chat = ChatHandler(
         shelf,
         classifier,
         asker,
-        uses,
+        gatherer,
+        bookings,
         prefetcher,
         telemetry,
         model=config.model.name,
         max_body_bytes=config.server.max_body_mib * 2**20,
         allow_cache_bypass=config.allow_cache_bypass,
-        ttl_refresh=config.retention.ttl_refresh,
     )
     observe(telemetry, shelf, pool, hosts, housekeeper, ledger, budget_gib=config.disk.budget_gib)
 

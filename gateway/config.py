@@ -115,6 +115,17 @@ class Routing(msgspec.Struct, frozen=True):
     """The best document must lead the second by this much, else the question is ambiguous."""
 
 
+class Gathering(msgspec.Struct, frozen=True):
+    """Questions over several documents (`"documents": [...]`): each is asked by itself, one more question joins the answers."""
+
+    max_documents: Positive = 1
+    """How many one question may name; 1: no more than one."""
+    part_tokens: Positive = 256
+    """The longest answer of one document. All of them, with question and answer, must fit the context together."""
+    at_once: Positive = 4
+    """How many documents one question asks at a time."""
+
+
 class Ingestion(msgspec.Struct, frozen=True):
     segment_target_s: PositiveFloat = 0.5
     """A reading hands the worker back to live questions about this often."""
@@ -175,6 +186,7 @@ class Config(msgspec.Struct, frozen=True):
     catalog: Path | None = None
     """A catalog.yaml, applied at start and whenever it changes."""
     routing: Routing = Routing()
+    gathering: Gathering = Gathering()
     ingestion: Ingestion = Ingestion()
     disk: Disk = Disk()
     ram: Ram = Ram()
@@ -182,6 +194,16 @@ class Config(msgspec.Struct, frozen=True):
     telemetry: Telemetry = Telemetry()
     allow_cache_bypass: bool = False
     """Honour a request's `cache-control: no-cache` (answered with no KV reused and none kept): to compare warm with cold."""
+
+    def __post_init__(self) -> None:
+        gathering, context = self.gathering, self.model.context_tokens
+        room = context - self.ingestion.answer_reserve_tokens
+        if gathering.max_documents > 1 and gathering.max_documents * gathering.part_tokens > room:
+            raise ValueError(
+                f"`gathering`: the answers of {gathering.max_documents} documents may take {gathering.part_tokens} tokens each, "
+                f"{gathering.max_documents * gathering.part_tokens} in all, but only {room} fit (`model.context_tokens` {context} "
+                f"less `ingestion.answer_reserve_tokens` {self.ingestion.answer_reserve_tokens})"
+            )
 
     @property
     def secret_path(self) -> Path:

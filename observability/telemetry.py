@@ -20,6 +20,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry, generate_latest
 
 QUESTION_SPAN = "kvshelf.question"
+PART_SPAN = "kvshelf.part"
+"""One document's part of a question over several."""
 READING_SPAN = "kvshelf.reading"
 
 # Attributes of spans and labels of metrics.

@@ -4,6 +4,7 @@
 2. The body is parsed; what is not supported is refused by name.
 3. The document: named, or found by the classifier, among what the tenant may see.
 4. A worker is asked (`gateway/asking/asker.py`). Nothing is sent to the client before the first delta.
+   Several documents are asked each by itself, and their answers joined (`gateway/asking/gathering.py`).
 5. The answer is streamed, or gathered; a failure after the first delta is one error event.
 6. Whatever happens, the span and metrics are written.
 """
@@ -13,27 +14,29 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
 
 import msgspec
 import structlog
 from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
 
-from backends.base import Delta
+from backends.base import Delta, Usage
 from gateway.api.asgi import disconnected, entity, no_cache, read_body, send_in_time
 from gateway.api.chat_api import ChatRequest, Shaper, parse
 from gateway.asking.asker import Asker, Question
+from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
+from gateway.asking.gathering import Gatherer, Source
 from gateway.auth import Principal
 from gateway.errors import JSON, NotReady, Unrouted, envelope
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
-from gateway.tiers.uses import Uses
 from gateway.upkeep.prefetcher import Prefetcher
 from observability import telemetry as names
 from observability.telemetry import Telemetry
-from router.documents import VersionState
+from router.documents import Document, Version, VersionState
 from router.errors import InvalidRequest, KvshelfError, NotFound
 from router.matching import Ambiguous, NoMatch, Route
 
@@ -46,25 +49,25 @@ class ChatHandler:
         shelf: Shelf,
         classifier: Classifier,
         asker: Asker,
-        uses: Uses,
+        gatherer: Gatherer,
+        bookings: Bookings,
         prefetcher: Prefetcher,
         telemetry: Telemetry,
         *,
         model: str,
         max_body_bytes: int,
         allow_cache_bypass: bool,
-        ttl_refresh: bool,
     ) -> None:
         self._shelf = shelf
         self._classifier = classifier
         self._asker = asker
-        self._uses = uses
+        self._gatherer = gatherer
+        self._bookings = bookings
         self._prefetcher = prefetcher
         self._telemetry = telemetry
         self._model = model
         self._max_body_bytes = max_body_bytes
         self._allow_cache_bypass = allow_cache_bypass
-        self._ttl_refresh = ttl_refresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `POST /v1/chat/completions`. Raises KvshelfError for whatever goes wrong before the first delta."""
@@ -95,25 +98,38 @@ class ChatHandler:
         request = parse(raw)
         if request.model not in (None, self._model):
             raise NotFound(f"There is no model {request.model!r}; this gateway serves {self._model!r}.", param="model")
-        chosen = course.chosen = await self._choose(principal, request)
         if bypass and not self._allow_cache_bypass:
             raise InvalidRequest("`cache-control: no-cache` is not allowed here (`allow_cache_bypass` in the configuration).")
-        self._uses.used((chosen.document.owner, chosen.document.id))
         question = Question(request.turns, request.system, request.answer_tokens, request.sampling, bypass)
+        if len(request.named) > 1:
+            await self._answer_of_several(principal, request, question, course, send)
+            return
+        chosen = course.chosen = await self._choose(principal, request)
+        self._bookings.asked(chosen)
         async with self._asker.ask(question, chosen, course) as deltas:
-            # Not before: what is planned now would compete with the question for the disk.
-            self._prefetcher.asked(principal.tenant, chosen.document, chosen.version)
-            course.outcome = await self._send_answer(request, chosen, deltas, course, send)
-        key = (chosen.document.owner, chosen.document.id)
-        self._uses.book(key, course.tokens)
-        if self._ttl_refresh and course.outcome == "ok":
-            await self._shelf.refresh(*key, self._shelf.now())
+            self._bookings.begun(principal.tenant, chosen)
+            course.outcome = await self._send_answer(request, [chosen], deltas, course, send)
+        await self._bookings.answered(chosen, course)
+
+    async def _answer_of_several(
+        self, principal: Principal, request: ChatRequest, question: Question, course: Course, send: Send
+    ) -> None:
+        self._gatherer.check_number(len(request.named))
+        documents = [self._shelf.catalog.find(principal.tenant, name) for name in request.named]
+        with ExitStack() as leases:
+            several = []
+            for document in documents:
+                several.append(Chosen(document, await self._answering(document), None))
+                leases.enter_context(self._asker.lease(several[-1].version))
+            course.several = several
+            async with self._gatherer.ask(question, several, principal.tenant, course) as gathered:
+                course.outcome = await self._send_answer(request, several, gathered.deltas, course, send, gathered.sources)
 
     async def _choose(self, principal: Principal, request: ChatRequest) -> Chosen:
         """The document and the version that answers. Raises NotFound, Unrouted or NotReady."""
         score: float | None = None
-        if request.document is not None:
-            document = self._shelf.catalog.find(principal.tenant, request.document)
+        if request.named:
+            document = self._shelf.catalog.find(principal.tenant, request.named[0])
         else:
             decision = await self._classifier.find(
                 self._shelf.catalog, principal.tenant, request.question, leading=self._prefetcher.hint
@@ -121,11 +137,15 @@ class ChatHandler:
             if not isinstance(decision, Route):
                 raise _unrouted(decision)
             document, score = self._shelf.catalog.find(principal.tenant, decision.document), decision.score
+        return Chosen(document, await self._answering(document), score)
+
+    async def _answering(self, document: Document) -> Version:
+        """The version that answers for it. Raises NotReady."""
         # A stale document is read by its question, if nothing else has done it yet: late, but never refused.
         stale = self._shelf.is_stale(document)
         version = await self._shelf.renew(document.owner, document.id) if stale else document.answering
         if version is not None and (version.state is VersionState.READY or (stale and version.state is not VersionState.FAILED)):
-            return Chosen(document, version, score)
+            return version
         if version is None or version.state is VersionState.FAILED:
             why = version.error if version is not None else "it has no content"
             raise NotReady(
@@ -138,21 +158,27 @@ class ChatHandler:
         )
 
     async def _send_answer(
-        self, request: ChatRequest, chosen: Chosen, deltas: AsyncIterator[Delta], course: Course, send: Send
+        self,
+        request: ChatRequest,
+        chosen: Sequence[Chosen],
+        deltas: AsyncIterator[Delta],
+        course: Course,
+        send: Send,
+        sources: Sequence[Source] = (),
     ) -> str:
         """Send it, whole or as a stream; how that ended. Raises KvshelfError only while nothing was sent."""
+        asked = ",".join(one.document.id for one in chosen)
         shaper = Shaper(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._model)
         headers = [
-            (b"x-document-id", chosen.document.id.encode()),
+            (b"x-document-id", asked.encode()),
             (b"x-cache-tier", course.tier.value.encode()),
             (b"x-worker", course.worker.name.encode() if course.worker else b""),
         ]
-        if chosen.score is not None:
-            headers.append((b"x-route-score", f"{chosen.score:.4f}".encode()))
+        headers += [(b"x-route-score", f"{one.score:.4f}".encode()) for one in chosen if one.score is not None]
         if not request.stream:
             gathered = [delta async for delta in deltas]
             course.usage = next((d.usage for d in reversed(gathered) if d.usage), course.usage)
-            payload = shaper.whole(gathered, course.usage)
+            payload = shaper.whole(gathered, _total(course.usage, sources), sources)
             await send_in_time(
                 send, {"type": "http.response.start", "status": 200, "headers": [*headers, *entity(JSON, len(payload))]}
             )
@@ -162,7 +188,7 @@ class ChatHandler:
         await send_in_time(
             send, {"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-type", b"text/event-stream")]}
         )
-        await send_in_time(send, {"type": "http.response.body", "body": shaper.opening(), "more_body": True})
+        await send_in_time(send, {"type": "http.response.body", "body": shaper.opening(sources), "more_body": True})
         try:
             async for delta in deltas:
                 course.usage = delta.usage or course.usage
@@ -170,14 +196,21 @@ class ChatHandler:
                     await send_in_time(send, {"type": "http.response.body", "body": shaper.chunk(delta), "more_body": True})
         except KvshelfError as error:
             # The status line is gone: one event says it, and no [DONE] follows.
-            log.warning("answer_broken_off", document=chosen.document.id, error=str(error))
+            log.warning("answer_broken_off", document=asked, error=str(error))
             event = b"data: " + msgspec.json.encode(envelope(error)) + b"\n\n"
             await send_in_time(send, {"type": "http.response.body", "body": event, "more_body": False})
             return "broken_off"
         include_usage = request.stream_options is not None and request.stream_options.include_usage
-        ending = (shaper.usage(course.usage) if include_usage else b"") + shaper.end()
+        ending = (shaper.usage(_total(course.usage, sources)) if include_usage else b"") + shaper.end()
         await send_in_time(send, {"type": "http.response.body", "body": ending, "more_body": False})
         return "ok"
+
+
+def _total(usage: Usage, sources: Sequence[Source]) -> Usage:
+    """What the whole answer took: its own usage and that of its parts."""
+    for source in sources:
+        usage = usage.plus(source.usage)
+    return usage
 
 
 def _unrouted(decision: Ambiguous | NoMatch) -> Unrouted:

@@ -6,12 +6,14 @@ Fields that are not in `ChatRequest` are refused by name, never passed on. The c
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from backends.base import Delta, TokenLogprobs, Usage
+from gateway.asking.gathering import Source
 from router.errors import InvalidRequest, UnsupportedParameter
 from router.prompts import Message
 from router.upstream import Sampling
@@ -42,6 +44,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str | None = None
     document: str | None = None
     """Whom to ask; absent, the gateway finds it."""
+    documents: list[str] | None = None
+    """Several to ask, whose answers are joined into one."""
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -57,6 +61,11 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n: int | None = None
     user: str | None = None
     """Accepted and ignored: who asks is told by the key."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The documents to ask, each once, in the order in which they are named; none where one is to be found."""
+        return (self.document,) if self.document is not None else tuple(dict.fromkeys(self.documents or ()))
 
     @property
     def turns(self) -> list[Message]:
@@ -108,6 +117,10 @@ def parse(body: bytes) -> ChatRequest:
         raise InvalidRequest(f"{words}{f' (in `{param}`)' if param else ''}.", param=param) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from error
+    if request.documents is not None and request.document is not None:
+        raise InvalidRequest("Give either `document` or `documents`, not both.", param="documents")
+    if request.documents is not None and not request.documents:
+        raise InvalidRequest("`documents` is empty: name whom to ask, or leave it out to have a document found.", param="documents")
     if request.n not in (None, 1):
         raise UnsupportedParameter("`n` is not supported beyond 1: ask again for another answer.", param="n")
     if request.top_logprobs and not request.logprobs:
@@ -130,8 +143,12 @@ class Shaper:
         self._text_before = b"data: " + self._opening + b'{"index":0,"delta":{"content":'
         self._text_after = b'},"logprobs":null,"finish_reason":null}]}\n\n'
 
-    def opening(self) -> bytes:
-        return self._event({"role": "assistant", "content": ""}, None, None)
+    def opening(self, sources: Sequence[Source] = ()) -> bytes:
+        """The first event, with the sources of an answer that has several."""
+        event = self._event({"role": "assistant", "content": ""}, None, None)
+        if not sources:
+            return event
+        return event.removesuffix(b"}\n\n") + b',"sources":' + msgspec.json.encode(_sources(sources)) + b"}\n\n"
 
     def chunk(self, delta: Delta) -> bytes:
         """One event of the stream: some text, perhaps the reason why it ended."""
@@ -149,7 +166,7 @@ class Shaper:
     def end() -> bytes:
         return b"data: [DONE]\n\n"
 
-    def whole(self, deltas: list[Delta], usage: Usage) -> bytes:
+    def whole(self, deltas: list[Delta], usage: Usage, sources: Sequence[Source] = ()) -> bytes:
         """The answer of a request that did not ask for a stream."""
         logprobs = [delta.logprobs for delta in deltas if delta.logprobs]
         choice = {
@@ -158,7 +175,8 @@ class Shaper:
             "logprobs": _logprobs(logprobs) if logprobs else None,
             "finish_reason": next((d.finish_reason for d in reversed(deltas) if d.finish_reason), "stop"),
         }
-        return msgspec.json.encode({**self._base, "object": "chat.completion", "choices": [choice], "usage": _usage(usage)})
+        answer = {**self._base, "object": "chat.completion", "choices": [choice], "usage": _usage(usage)}
+        return msgspec.json.encode({**answer, "sources": _sources(sources)} if sources else answer)
 
     def _event(self, delta: dict[str, Any], finish_reason: str | None, logprobs: dict[str, Any] | None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
@@ -172,6 +190,24 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
+
+
+def _sources(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """kvshelf's own field: clients that don't know it pass it over."""
+    return [
+        {
+            "document": source.chosen.document.id,
+            "title": source.chosen.document.descriptor.title,
+            "version": source.chosen.version.id,
+            "answer": source.answer,
+            "finish_reason": source.finish_reason,
+            "tier": source.tier.value,
+            "prompt_tokens": source.usage.prompt_tokens,
+            "completion_tokens": source.usage.completion_tokens,
+            "cached_tokens": source.usage.cached_tokens,
+        }
+        for source in sources
+    ]
 
 
 def _logprobs(parts: list[TokenLogprobs]) -> dict[str, Any]:

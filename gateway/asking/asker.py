@@ -4,14 +4,17 @@
 2. The version is leased, a worker picked, the body spliced and sent.
 3. A version whose KV is nowhere is read by the question itself (`gateway/asking/cold.py`).
 4. A worker that fails before the first delta is replaced once, after it the failure is the caller's to tell.
+
+A text that is no document is asked about by the same steps, but past all KV and with nothing kept.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import msgspec
 import structlog
@@ -26,9 +29,9 @@ from gateway.shelf.reading import Reading
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
 from observability.telemetry import Telemetry
-from router.documents import Salt, Version
+from router.documents import Document, Salt, Version, VersionId, content_digest
 from router.errors import EngineFailed, EngineUnavailable
-from router.prompts import Message, answer_tokens, suffix_ids
+from router.prompts import Message, answer_tokens, prefix_of, suffix_ids
 from router.residency import Ledger, Tier
 from router.upstream import Sampling, body
 
@@ -39,23 +42,30 @@ LONG_CHARACTERS = 20_000
 
 
 class Question(msgspec.Struct, frozen=True):
-    """What a client asks. `bypass`: past all KV, and nothing of it is kept."""
+    """What a client asks. `bypass`: past all KV, and nothing of it is kept.
+
+    `answer_tokens` is how long the answer may be, and refused where the context leaves less; at `at_most` it is cut in any case.
+    """
 
     turns: Sequence[Message]
     system: str
     answer_tokens: int | None
     sampling: Sampling
     bypass: bool = False
+    at_most: int | None = None
 
 
 class _LaidOut(msgspec.Struct, frozen=True):
-    """A question as it stands behind its document's prefix."""
+    """A question as it stands behind its document's prefix. `document`: None for a text that is none."""
 
+    document: Document | None
+    version: Version
     prefix: PreparedPrefix
     suffix: list[int]
     max_tokens: int
     sampling: Sampling
     salt: Salt
+    bypass: bool
 
     def body(self, keep_tokens: int) -> tuple[bytes, bytes]:
         return body(
@@ -100,42 +110,85 @@ class Asker:
     @asynccontextmanager
     async def ask(self, question: Question, chosen: Chosen, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
         """The answer's deltas, from the first on. Raises KvshelfError for what goes wrong before it."""
-        self._ledger.lease(chosen.version)
-        try:
-            laid_out = await self._lay_out(question, chosen.version)
-            async with self._deltas(question, laid_out, chosen, course) as deltas:
+        with self.lease(chosen.version):
+            laid_out = await self._lay_out(question, chosen)
+            async with self._deltas(laid_out, course) as deltas:
                 yield deltas
             if course.met_too_little:
                 self._suspect(chosen.version)
-        finally:
-            self._ledger.release(chosen.version)
 
-    async def _lay_out(self, question: Question, version: Version) -> _LaidOut:
-        prefix = await self._prefixes.get(version)
-        self._hosts.know(version, prefix.ids)
-        turns, system = question.turns, question.system
-        if sum(len(turn["content"]) for turn in turns) + len(system) > LONG_CHARACTERS:
-            suffix = await asyncio.to_thread(suffix_ids, self._reading.layout, self._reading.tokenizer, turns, system)
-        else:
-            suffix = suffix_ids(self._reading.layout, self._reading.tokenizer, turns, system)
+    @contextmanager
+    def lease(self, version: Version) -> Iterator[None]:
+        """Hold a version: until the end it can be asked, whatever replaces it meanwhile."""
+        self._ledger.lease(version)
+        try:
+            yield
+        finally:
+            self._ledger.release(version)
+
+    @asynccontextmanager
+    async def ask_of_text(self, question: Question, text: str, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
+        """The same of a text that is no document: no KV is met or kept, and nobody else can meet it."""
+        laid_out = await self._lay_out_text(question, text)
+        async with self._deltas(laid_out, course) as deltas:
+            yield deltas
+
+    async def prompt_tokens(self, question: Question, text: str) -> int:
+        """How many tokens a text that is no document and a question about it take."""
+        prefix = await asyncio.to_thread(prefix_of, self._reading.layout, self._reading.tokenizer, text)
+        return prefix.document_tokens + len(await self._suffix(question))
+
+    async def _lay_out(self, question: Question, chosen: Chosen) -> _LaidOut:
+        prefix = await self._prefixes.get(chosen.version)
+        self._hosts.know(chosen.version, prefix.ids)
+        return await self._behind(question, prefix, chosen.version, chosen.document)
+
+    async def _lay_out_text(self, question: Question, text: str) -> _LaidOut:
+        prefix = await asyncio.to_thread(prefix_of, self._reading.layout, self._reading.tokenizer, text)
+        ids = prefix.ids[: prefix.document_tokens]  # the filler is for what is kept
+        version = Version(
+            id=VersionId(uuid.uuid4().hex),
+            digest=content_digest(text),
+            fingerprint=self._reading.fingerprint,
+            salt=Salt(secrets.token_hex(32)),
+            document_tokens=len(ids),
+            prefix_tokens=len(ids),
+        )
+        return await self._behind(question, self._prefixes.prepared(ids), version, None)
+
+    async def _behind(self, question: Question, prefix: PreparedPrefix, version: Version, document: Document | None) -> _LaidOut:
+        suffix = await self._suffix(question)
         tokens = answer_tokens(
             prefix=version.prefix_tokens, suffix=len(suffix), context=self._reading.context_tokens, asked=question.answer_tokens
         )
         # Past the cache, a salt of its own meets no KV.
         salt = Salt(secrets.token_hex(32)) if question.bypass else version.salt
-        return _LaidOut(prefix, suffix, tokens, question.sampling, salt)
+        return _LaidOut(
+            document=document,
+            version=version,
+            prefix=prefix,
+            suffix=suffix,
+            max_tokens=min(tokens, question.at_most or tokens),
+            sampling=question.sampling,
+            salt=salt,
+            bypass=question.bypass,
+        )
+
+    async def _suffix(self, question: Question) -> list[int]:
+        turns, system, layout, tokenizer = question.turns, question.system, self._reading.layout, self._reading.tokenizer
+        if sum(len(turn["content"]) for turn in turns) + len(system) > LONG_CHARACTERS:
+            return await asyncio.to_thread(suffix_ids, layout, tokenizer, turns, system)
+        return suffix_ids(layout, tokenizer, turns, system)
 
     @asynccontextmanager
-    async def _deltas(
-        self, question: Question, laid_out: _LaidOut, chosen: Chosen, course: Course
-    ) -> AsyncIterator[AsyncIterator[Delta]]:
+    async def _deltas(self, laid_out: _LaidOut, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
         avoid: frozenset[str] = frozenset()
         while True:
-            worker = course.worker = self._pool.pick(chosen.version, avoid=avoid)
+            worker = course.worker = self._pool.pick(laid_out.version, avoid=avoid)
             with self._pool.slot(worker):
                 try:
                     async with AsyncExitStack() as answering:
-                        deltas, first = await self._first(question, laid_out, chosen, course, worker, answering)
+                        deltas, first = await self._first(laid_out, course, worker, answering)
                         yield _chained(first, deltas)
                         return
                 except (EngineUnavailable, EngineFailed) as error:
@@ -148,29 +201,21 @@ class Asker:
                     log.info("question_retried", worker=worker.name, error=str(error))
 
     async def _first(
-        self,
-        question: Question,
-        laid_out: _LaidOut,
-        chosen: Chosen,
-        course: Course,
-        worker: Worker,
-        answering: AsyncExitStack,
+        self, laid_out: _LaidOut, course: Course, worker: Worker, answering: AsyncExitStack
     ) -> tuple[AsyncIterator[Delta], Delta]:
         """Send it and wait for the first delta; the rest of them, and that one. `answering` holds the answer open."""
-        version = chosen.version
+        version = laid_out.version
         async with AsyncExitStack() as starting:
-            course.tier = self._tier(question, version, worker)
-            if course.tier is Tier.NONE and not question.bypass:
+            course.tier = self._tier(laid_out, worker)
+            if course.tier is Tier.NONE and not laid_out.bypass:
                 await starting.enter_async_context(self._cold.turn(version))
-                course.tier = self._tier(question, version, worker)
-            keep_tokens = version.prefix_tokens
-            if question.bypass or not await self._keeps(chosen, laid_out, worker, answering):
-                keep_tokens = 0
+                course.tier = self._tier(laid_out, worker)
+            keep_tokens = version.prefix_tokens if await self._keeps(laid_out, worker, answering) else 0
             if course.tier is Tier.DISK:
                 host = self._ledger.host_of(worker.name)
                 await starting.enter_async_context(self._ram.restoring(version, laid_out.prefix.ids, host))
             course.gpu_tokens = (
-                0 if question.bypass else round(self._ledger.gpu_share(version, worker.name) * version.prefix_tokens)
+                0 if laid_out.bypass else round(self._ledger.gpu_share(version, worker.name) * version.prefix_tokens)
             )
             deltas = await answering.enter_async_context(worker.complete(laid_out.body(keep_tokens)))
             with self._pool.waiting(worker):
@@ -180,13 +225,13 @@ class Asker:
         course.first_token()
         return deltas, first
 
-    async def _keeps(self, chosen: Chosen, laid_out: _LaidOut, worker: Worker, answering: AsyncExitStack) -> bool:
+    async def _keeps(self, laid_out: _LaidOut, worker: Worker, answering: AsyncExitStack) -> bool:
         """Whether what the question has stored may stay: not for a document that expired, nor where there is no room.
 
         The engine stores what the host lacks, be it read just now or on the GPU already.
         """
-        version, host = chosen.version, self._ledger.host_of(worker.name)
-        if chosen.document.expired(self._now()):
+        version, host = laid_out.version, self._ledger.host_of(worker.name)
+        if laid_out.bypass or laid_out.document is None or laid_out.document.expired(self._now()):
             return False
         server = self._hosts.get(host)
         is_seen = server is not None and server.sees_disk
@@ -199,11 +244,11 @@ class Asker:
         answering.callback(self._cold.written, version, laid_out.prefix.ids, host)
         return True
 
-    def _tier(self, question: Question, version: Version, worker: Worker) -> Tier:
+    def _tier(self, laid_out: _LaidOut, worker: Worker) -> Tier:
         """Where the prefix will come from, as far as can be known."""
-        if question.bypass:
+        if laid_out.bypass:
             return Tier.NONE
-        tier = self._ledger.tier(version, worker.name)
+        tier = self._ledger.tier(laid_out.version, worker.name)
         server = self._hosts.get(self._ledger.host_of(worker.name))
         return Tier.UNKNOWN if tier is Tier.NONE and server is not None and not server.sees_disk else tier
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 from opentelemetry.trace import Span, StatusCode
@@ -28,10 +29,15 @@ class Chosen(msgspec.Struct, frozen=True):
 
 
 class Course:
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, *, part: bool = False) -> None:
+        """`part`: of a question over several documents."""
         self.span = span
         self.started = time.perf_counter()
+        self.part = part
         self.chosen: Chosen | None = None
+        """None for a question over several documents, whose course is that of the joining question."""
+        self.several: Sequence[Chosen] = ()
+        """Those that such a question is asked of; `tier` is then the slowest of theirs."""
         self.worker: Worker | None = None
         self.tier = Tier.NONE
         self.first_token_s: float | None = None
@@ -42,6 +48,13 @@ class Course:
 
     def first_token(self) -> None:
         self.first_token_s = time.perf_counter() - self.started
+
+    @property
+    def routing(self) -> str:
+        """How the document was chosen: `several`, `part` (one of these), `named`, `found`, or `none`."""
+        if self.several:
+            return "several"
+        return "part" if self.part else self.chosen.routing if self.chosen else "none"
 
     @property
     def met_too_little(self) -> bool:
@@ -59,19 +72,21 @@ class Course:
 
     def report(self, telemetry: Telemetry, tenant: TenantId) -> None:
         """Write the span's attributes and the metrics, however the question ended."""
-        tier, routing = self.tier.value, self.chosen.routing if self.chosen else "none"
+        tier, routing = self.tier.value, self.routing
         telemetry.questions.add(1, {names.ROUTING: routing, names.TIER: tier, names.OUTCOME: self.outcome})
         telemetry.answer.record(time.perf_counter() - self.started, {names.OUTCOME: self.outcome})
         span = self.span
         span.set_attributes({names.TENANT: tenant, names.ROUTING: routing, names.TIER: tier, names.OUTCOME: self.outcome})
-        if self.chosen is not None:
-            span.set_attribute(names.DOCUMENT, self.chosen.document.id)
-            if self.chosen.score is not None:
-                span.set_attribute(names.SCORE, self.chosen.score)
+        documents = self.several or ([self.chosen] if self.chosen is not None else [])
+        if documents:
+            span.set_attribute(names.DOCUMENT, ",".join(chosen.document.id for chosen in documents))
+        if self.chosen is not None and self.chosen.score is not None:
+            span.set_attribute(names.SCORE, self.chosen.score)
         if self.worker is not None:
             span.set_attribute(names.WORKER, self.worker.name)
         if self.first_token_s is not None:
-            telemetry.first_token.record(self.first_token_s, {names.TIER: tier})
+            if not self.several:  # which waits for its parts' whole answers, whatever their tier
+                telemetry.first_token.record(self.first_token_s, {names.TIER: tier})
             span.set_attribute(names.FIRST_TOKEN_S, self.first_token_s)
         self._report_usage(telemetry)
         if self.outcome not in ("ok", "client_gone"):
@@ -79,7 +94,7 @@ class Course:
 
     def _report_usage(self, telemetry: Telemetry) -> None:
         usage = self.usage
-        if not usage.prompt_tokens or self.chosen is None:
+        if not usage.prompt_tokens:
             return
         telemetry.prompt_tokens.add(usage.prompt_tokens)
         telemetry.cached_tokens.add(usage.cached_tokens)
@@ -94,5 +109,7 @@ class Course:
                 names.COMPLETION_TOKENS: usage.completion_tokens,
             }
         )
+        if self.chosen is None:
+            return
         if self.met_too_little or (self.tier is Tier.NONE and usage.cached_tokens >= self.chosen.version.prefix_tokens):
             telemetry.tier_misbeliefs.add(1, {names.TIER: self.tier.value})

@@ -52,6 +52,10 @@ class PrefixCache:
             task.add_done_callback(lambda _: self._loading.pop(version.id, None))
         return await asyncio.shield(task)  # one asker's departure must not fail the others
 
+    def prepared(self, ids: array.array[int]) -> PreparedPrefix:
+        """These ids, ready to be sent."""
+        return PreparedPrefix(ids, opening(self._model, ids))
+
     def drop(self, version_id: VersionId) -> None:
         kept = self._kept.pop(version_id, None)
         if kept is not None:
@@ -59,7 +63,7 @@ class PrefixCache:
 
     async def _load(self, version_id: VersionId) -> PreparedPrefix:
         ids = ids_from_bytes((await self._store.content(version_id)).prefix_ids)
-        prepared = PreparedPrefix(ids, opening(self._model, ids))
+        prepared = self.prepared(ids)
         self._kept[version_id] = prepared
         self._size_bytes += prepared.size_bytes
         while self._size_bytes > self._room_bytes and len(self._kept) > 1:

@@ -165,6 +165,8 @@ class FakeWorker:
         self.name = name
         self.host = host
         self.words = list(words)
+        self.says: dict[str, list[str]] = {}
+        """Other words for the questions of a salt."""
         self.gpu: dict[str, set[tuple[int, ...]]] = {}
         self.problem: str | None = None
         self.faults: list[Fault] = []
@@ -215,7 +217,8 @@ class FakeWorker:
 
     async def _deltas(self, request: dict[str, Any]) -> AsyncIterator[Delta]:
         fault = self.faults.pop(0) if self.faults else None
-        words = self.words[: request["max_tokens"]]
+        answer = self.says.get(request["cache_salt"], self.words)
+        words = answer[: request["max_tokens"]]
         for number, word in enumerate(words):
             if fault is not None and fault.at == number:
                 raise fault.error
@@ -225,7 +228,7 @@ class FakeWorker:
             await asyncio.sleep(0)
             logprobs = TokenLogprobs([word], [-0.5], [{word: -0.5}]) if "logprobs" in request else None
             last = number == len(words) - 1
-            yield Delta(word, ("length" if len(words) < len(self.words) else "stop") if last else None, logprobs)
+            yield Delta(word, ("length" if len(words) < len(answer) else "stop") if last else None, logprobs)
         if fault is not None:
             raise fault.error
         yield Delta(usage=Usage(len(request["prompt"]), len(words), self._cache(request)))

@@ -159,6 +159,17 @@ def test_two_workers_of_one_name_are_refused(tmp_path: Path) -> None:
         config.load(file)
 
 
+def test_the_answers_of_several_documents_must_fit_the_context(tmp_path: Path) -> None:
+    text = MINIMAL.replace("context_tokens: 8192", "context_tokens: 4096")
+    assert load(tmp_path, text).gathering.max_documents == 1
+    assert load(tmp_path, f"{text}gathering: {{max_documents: 12}}\n").gathering.part_tokens == 256
+    [problem] = problems(tmp_path, f"{text}gathering: {{max_documents: 13}}\n")
+    assert "3328 in all" in problem
+    assert "only 3072 fit" in problem
+    short = "ingestion: {answer_reserve_tokens: 10}\n"  # nobody may name several: no matter how long a part would be
+    assert load(tmp_path, f"{text.replace('4096', '100')}{short}").gathering.part_tokens > 90
+
+
 @pytest.mark.parametrize("name", ["demo.yaml", "single-node.yaml", "two-hosts.example.yaml"])
 def test_the_configurations_that_ship_are_good(name: str) -> None:
     folder = Path(__file__).parents[2] / "configs"
