@@ -5,41 +5,31 @@ An index is immutable and made for one tenant's view of the catalog, so that no 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from router.matching import Scores
-
-_WORD = re.compile(r"[^\W_]+(?:[.'-][^\W_]+)*")
-_VERSION = re.compile(r"v(\d+)")
-ENGLISH = (
-    "a about all also am an and any are as at be because been being but by can could did do does each else for from had has have he "
-    "her his how i if in into is it its just may me might must my no not of on or other our shall she should so some such than that "
-    "the their them then there these they this to too us very was we were what when where which while who whom why will with would "
-    "you your"
-)
-STOP_WORDS = frozenset(ENGLISH.split())
+from backends.words import content_words
+from router.evidence import OPENING, Evidence
 
 
 class LexicalIndex:
     def __init__(self, texts: Sequence[Sequence[str]]) -> None:
-        """`texts`: for each document the texts that stand for it, at least one."""
-        words = [[_words(text) for text in document] for document in texts]
+        """`texts`: for each document the texts that stand for it, at least one, the most telling first."""
+        words = [[content_words(text) for text in document] for document in texts]
         self._starts: NDArray[np.intp] = np.cumsum([0, *map(len, words)][:-1]) if words else np.zeros(0, dtype=np.intp)
         self._texts = _Bm25([text for document in words for text in document])
         self._wholes = _Bm25([[word for text in document for word in text] for document in words])
+        self._openings = _Bm25([[word for text in document[:OPENING] for word in text] for document in words])
 
-    def scores(self, question: str) -> Scores:
-        """Each document's BM25, of its best text and as a whole, the mean of both: 0 to 1."""
-        words = _words(question)
+    def evidence(self, words: Sequence[str]) -> Evidence:
+        """Each document's BM25 for a question's content words: of its best text, as a whole, and of its opening, 0 to 1 each."""
         if not len(self._starts):
-            return np.zeros(0, dtype=np.float32)
+            return np.zeros((3, 0), dtype=np.float32)
         best = np.maximum.reduceat(self._texts.shares(words), self._starts)
-        return ((best + self._wholes.shares(words)) / 2).astype(np.float32)
+        return np.stack([best, self._wholes.shares(words), self._openings.shares(words)])
 
 
 class _Bm25:
@@ -70,19 +60,3 @@ class _Bm25:
             column = data[pointers[number] : pointers[number + 1]]
             total += float(column.max()) if len(column) else 0.0
         return total or 1.0
-
-
-def _words(text: str) -> list[str]:
-    """Words and numbers in lower case without English stop words, crudely stemmed by cutting a plural's s.
-
-    What is joined by hyphens, points or apostrophes counts whole and in its parts, and v2 as 2: "GPL v2" is GPL-2.
-    """
-    found = []
-    for match in _WORD.finditer(text.lower()):
-        parts = re.split(r"[.'-]", match[0])
-        for word in (match[0], *parts) if len(parts) > 1 else parts:
-            version = _VERSION.fullmatch(word)
-            plain = version[1] if version else word
-            if plain not in STOP_WORDS:
-                found.append(plain[:-1] if len(plain) > 3 and plain.endswith("s") and not plain.endswith("ss") else plain)
-    return found

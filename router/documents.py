@@ -45,6 +45,8 @@ class Descriptor(msgspec.Struct, frozen=True):
     summary: str = ""
     tags: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    """What else it is called: contract numbers, product names. A question that has one goes to this document."""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

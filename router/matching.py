@@ -1,7 +1,12 @@
-"""Which document a question is about: scores in, a decision out.
+"""Which document a question is about: evidence in, a decision out.
 
 The decision is *route*, *ambiguous* or *no match*; a wrong document answered confidently is worse than the last
-two. Scores come from `backends/embedding.py` (dense) and `backends/lexical.py`; visibility was settled before.
+two. Evidence comes from `router/evidence.py` (dense) and `backends/lexical.py`; visibility was settled before.
+
+1. A document's score is the weighted sum of its evidence.
+2. The best score, its lead and the question's length give the probability that the first document is the right one, and
+   that one of the first few is: two logistic regressions (`router/fitting.py`).
+3. What the others have is the first one's probability, less by a softmax of the scores' distance.
 """
 
 from __future__ import annotations
@@ -13,17 +18,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.documents import Document, DocumentId
+from router.evidence import LEXICAL_KINDS, Evidence
 
-BEST_WEIGHT, MEAN_WEIGHT, LEXICAL_WEIGHT = 0.30, 0.34, 0.36
-"""Fitted on the project's labelled sets (softmax regression over the documents), each left out in turn. Licences and manual pages
-gain by it over a best text and words alone (0.7 and 0.3); the seven samples lose one question in a hundred."""
 CANDIDATES = 5
+OUTRIGHT = 0.97
+"""The probability of a document that the question names."""
+SUREST = 0.99
+"""No likeness is surer than this."""
+NOBODY = 0.1
+"""The score that a document of another subject has: where there are few documents, the first one must lead this."""
 
 Scores = NDArray[np.float32]
 """One score a document, shape (documents,), each 0 to 1."""
 
 
+class Parameters(msgspec.Struct, frozen=True):
+    """`weights`: one a kind of evidence, their absolute values' sum is 1. `sharpness`: of the softmax over scores.
+
+    `first` and `few`: coefficients of `signs`, for the probabilities that the first document is right, and one of the candidates.
+    """
+
+    weights: tuple[float, ...]
+    sharpness: float
+    first: tuple[float, ...]
+    few: tuple[float, ...]
+
+
+class Matching(msgspec.Struct, frozen=True):
+    """How evidence is weighed: all of it, and words alone, where there is no embedding model or it fails."""
+
+    full: Parameters
+    lexical: Parameters
+
+    def parameters(self, evidence: Evidence) -> Parameters:
+        return self.lexical if len(evidence) == LEXICAL_KINDS else self.full
+
+
 class Match(msgspec.Struct, frozen=True):
+    """`score`: the probability that it is this document, 0 to 1."""
+
     document: DocumentId
     title: str
     score: float
@@ -38,7 +71,7 @@ class Route(msgspec.Struct, frozen=True, tag="route"):
 
 
 class Ambiguous(msgspec.Struct, frozen=True, tag="ambiguous"):
-    """Several documents fit about equally."""
+    """One of these it is, but no single one is likely enough."""
 
     candidates: tuple[Match, ...]
 
@@ -52,34 +85,63 @@ class NoMatch(msgspec.Struct, frozen=True, tag="no_match"):
 Decision = Route | Ambiguous | NoMatch
 
 
-def best_scores(query: NDArray[np.float32], vectors: NDArray[np.float32], starts: NDArray[np.intp]) -> Scores:
-    """The best cosine among each document's texts, negative ones as 0.
+def scores(evidence: Evidence, parameters: Parameters) -> Scores:
+    return np.asarray(parameters.weights, dtype=np.float32) @ evidence
 
-    `query` (dimensions,) and `vectors` (texts, dimensions) have rows of length 1; `starts` (documents,) says where
-    each document's texts begin. Every document has at least one.
+
+def signs(best: Sequence[float], words: int) -> NDArray[np.float64]:
+    """What tells how sure the first document is, each of about the same spread, the last one 1: shape (5,).
+
+    `best`: the highest scores, falling. `words`: the question's content words; a long question shares fewer of them with any text.
     """
-    return np.maximum(np.maximum.reduceat(vectors @ query, starts), 0.0).astype(np.float32)
+    first, *others = best
+    others = sorted((*others, *[NOBODY] * CANDIDATES), reverse=True)[:CANDIDATES]
+    lead, ahead = max(first - others[0], 0.0), first - sum(others) / CANDIDATES
+    return np.array([(first - 0.4) / 0.15, lead**0.5 / 0.15, ahead / 0.1, np.log(words + 1) - 2, 1.0])
 
 
-def mean_vectors(vectors: NDArray[np.float32], starts: NDArray[np.intp]) -> NDArray[np.float32]:
-    """What each document is about as a whole: the mean of its texts' vectors, of length 1; shape (documents, dimensions)."""
-    sums = np.add.reduceat(vectors, starts, axis=0)
-    means: NDArray[np.float32] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.float32(1e-9))
-    return means
+def decide(
+    documents: Sequence[Document],
+    evidence: Evidence,
+    words: int,
+    matching: Matching,
+    *,
+    min_score: float,
+    margin: float,
+    named: int | None = None,
+) -> Decision:
+    """What to do with a question of so many content words. Ties go by id, so that the same input decides alike.
+
+    `named`: the place of the document that the question names outright.
+    """
+    if not documents:
+        return NoMatch(())
+    parameters = matching.parameters(evidence)
+    found = scores(evidence, parameters)
+    best = leading(documents, found, CANDIDATES + 1)
+    top = [float(found[number]) for number in best]
+    told = signs(top, words)
+    first, few = min(_probability(parameters.first, told), SUREST), _probability(parameters.few, told)
+    likely = [
+        (place, first * float(np.exp(parameters.sharpness * (score - top[0])))) for place, score in zip(best, top, strict=True)
+    ]
+    if named is not None:
+        likely = [(named, OUTRIGHT), *((place, min(share, 1 - OUTRIGHT)) for place, share in likely if place != named)]
+    candidates = tuple(
+        Match(documents[place].id, documents[place].descriptor.title, round(share, 4)) for place, share in likely[:CANDIDATES]
+    )
+    if candidates[0].score >= min_score and (len(candidates) == 1 or candidates[0].score - candidates[1].score >= margin):
+        return Route(candidates[0].document, candidates[0].score, candidates)
+    one_of_them = len(candidates) > 1 and max(candidates[0].score, few) >= min_score
+    return Ambiguous(candidates) if one_of_them else NoMatch(candidates)
 
 
-def fuse(best: Scores, mean: Scores, lexical: Scores) -> Scores:
-    """A weighted sum of the best text's cosine, the whole document's, and the words' share."""
-    scores: Scores = BEST_WEIGHT * best + MEAN_WEIGHT * mean + LEXICAL_WEIGHT * lexical
-    return scores
+def leading(documents: Sequence[Document], found: Scores, count: int) -> list[int]:
+    """The places of the documents with the highest scores, falling, equal ones by id."""
+    count = min(count, len(found))
+    least = np.partition(found, len(found) - count)[len(found) - count]
+    return sorted(np.flatnonzero(found >= least).tolist(), key=lambda n: (-float(found[n]), documents[n].id))[:count]
 
 
-def decide(documents: Sequence[Document], scores: Scores, *, min_score: float, margin: float) -> Decision:
-    """What to do with a question, given one score a document. Ties go by id, so that the same input decides alike."""
-    best = sorted(range(len(documents)), key=lambda n: (-float(scores[n]), documents[n].id))[:CANDIDATES]
-    candidates = tuple(Match(documents[n].id, documents[n].descriptor.title, round(float(scores[n]), 4)) for n in best)
-    if not best or scores[best[0]] < min_score:
-        return NoMatch(candidates)
-    if len(best) > 1 and scores[best[0]] - scores[best[1]] < margin:
-        return Ambiguous(candidates)
-    return Route(candidates[0].document, candidates[0].score, candidates)
+def _probability(coefficients: Sequence[float], told: NDArray[np.float64]) -> float:
+    return float(1 / (1 + np.exp(-(np.asarray(coefficients) @ told))))

@@ -40,6 +40,7 @@ def document_values(document: Document) -> Values:
         "summary": descriptor.summary,
         "tags": descriptor.tags,
         "questions": descriptor.questions,
+        "aliases": descriptor.aliases,
         "source": document.source,
         "current_id": document.current.id if document.current else None,
         "incoming_id": document.incoming.id if document.incoming else None,
@@ -69,7 +70,7 @@ def document_of(row: RowMapping) -> Document:
     return Document(
         owner=row["owner"],
         id=row["id"],
-        descriptor=Descriptor(title=row["title"], summary=row["summary"], tags=row["tags"], questions=row["questions"]),
+        descriptor=Descriptor(**{name: row[name] for name in Descriptor.__struct_fields__}),
         source=row["source"],
         current=None if row["current_id"] is None else version_of(row, "current:"),
         incoming=None if row["incoming_id"] is None else version_of(row, "incoming:"),

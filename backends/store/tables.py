@@ -122,6 +122,7 @@ documents = Table(
     Column("pinned", Boolean, nullable=False, server_default=false()),
     Column("ttl_s", Double),
     Column("expires_at", Double),
+    Column("aliases", Strings, nullable=False, server_default="[]"),
     # Both are searched whenever a version is deleted.
     Index(None, "current_id"),
     Index(None, "incoming_id"),

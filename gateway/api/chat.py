@@ -132,7 +132,7 @@ class ChatHandler:
             document = self._shelf.catalog.find(principal.tenant, request.named[0])
         else:
             decision = await self._classifier.find(
-                self._shelf.catalog, principal.tenant, request.question, leading=self._prefetcher.hint
+                self._shelf.catalog, principal.tenant, request.questions, leading=self._prefetcher.hint
             )
             if not isinstance(decision, Route):
                 raise _unrouted(decision)

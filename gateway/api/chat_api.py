@@ -77,9 +77,9 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "\n\n".join(m.text for m in self.messages if m.role in ("system", "developer"))
 
     @property
-    def question(self) -> str:
-        """What routing goes by: the last thing the user said."""
-        return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
+    def questions(self) -> list[str]:
+        """What routing goes by: all that the user said, the question last."""
+        return [m.text for m in self.messages if m.role == "user"]
 
     @property
     def answer_tokens(self) -> int | None:

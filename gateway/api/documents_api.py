@@ -113,7 +113,7 @@ async def _put(shelf: Shelf, views: DocumentViews, principal: Principal, new: Ne
     before = shelf.catalog.get(owner, document_id)
     if before is not None and before.source == "catalog":
         raise _from_catalog(before)
-    descriptor = Descriptor(title, new.summary, new.tags, new.questions)
+    descriptor = Descriptor(title, new.summary, new.tags, new.questions, new.aliases)
     document = await shelf.put(owner, document_id, text, descriptor, retention=new.retention())
     return Response(views.of(document, principal.tenant), status_code=202 if document.incoming is not None else 200)
 

@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.api.jobs_api import JobView, reading_view
 from gateway.shelf.documents import Shelf
 from gateway.tiers.uses import Uses
-from router.documents import SHARED, Document, Owner, TenantId, VersionState
+from router.documents import SHARED, Descriptor, Document, Owner, TenantId, VersionState
 from router.residency import Ledger
 from router.retention import MAX_TTL_S, Retention
 
@@ -53,6 +53,7 @@ class NewDocument(Kept, frozen=True, forbid_unknown_fields=True):
     summary: Summary = ""
     tags: Words = ()
     questions: Words = ()
+    aliases: Words = ()
     shared: bool = False
 
 
@@ -63,10 +64,11 @@ class Changes(Kept, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     summary: Summary | UnsetType = UNSET
     tags: Words | UnsetType = UNSET
     questions: Words | UnsetType = UNSET
+    aliases: Words | UnsetType = UNSET
 
     def descriptor(self) -> dict[str, str | tuple[str, ...]]:
         """The descriptor's fields that are given."""
-        given = {"title": self.title, "summary": self.summary, "tags": self.tags, "questions": self.questions}
+        given = {name: getattr(self, name) for name in Descriptor.__struct_fields__}
         return {name: value for name, value in given.items() if value is not UNSET}
 
 
@@ -99,6 +101,7 @@ class DocumentView(msgspec.Struct, frozen=True):
     summary: str
     tags: tuple[str, ...]
     questions: tuple[str, ...]
+    aliases: tuple[str, ...]
     shared: bool
     source: str
     state: VersionState
@@ -152,6 +155,7 @@ class DocumentViews:
             summary=descriptor.summary,
             tags=descriptor.tags,
             questions=descriptor.questions,
+            aliases=descriptor.aliases,
             shared=document.owner == SHARED,
             source=document.source,
             state=version.state if version is not None else VersionState.FAILED,

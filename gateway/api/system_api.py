@@ -36,6 +36,8 @@ class ModelList(msgspec.Struct, frozen=True):
 
 class RouteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     question: str
+    earlier: tuple[str, ...] = ()
+    """What the user said before it: a conversation stays with its document until a question leaves it."""
 
 
 class RouteView(msgspec.Struct, frozen=True):
@@ -59,7 +61,7 @@ async def route(
     """Which document a question would go to, with the candidates and their scores. Asks nothing."""
     request.auth.need("ask")
     asked = decode(await request.body(), RouteRequest)
-    decision = await classifier.find(shelf.catalog, request.auth.tenant, asked.question)
+    decision = await classifier.find(shelf.catalog, request.auth.tenant, (*asked.earlier, asked.question))
     found = decision if isinstance(decision, Route) else None
     tag = str(type(decision).__struct_config__.tag)
     return RouteView(tag, found.document if found else None, found.score if found else None, decision.candidates)

@@ -10,13 +10,16 @@ import structlog
 
 from backends.base import Embedder, Vectors
 from backends.extract import text_of
+from backends.words import content_words
 from gateway.evaluation.questions import Labelled
-from gateway.shelf.index import Features, Index
+from gateway.shelf.index import Index, features
+from router.defaults import MATCHING
 from router.descriptors import guess_title, routing_texts
 from router.documents import Descriptor, Document, DocumentId, Owner
 from router.errors import KvshelfError
 from router.evaluation import Judged
 from router.matching import Decision, Route, decide
+from router.naming import identifiers
 from router.prompts import clean_text
 
 log = structlog.get_logger("evaluation")
@@ -30,15 +33,15 @@ async def index(folder: Path, embedder: Embedder | None, *, on_document: Callabl
     Files that are no text are left out and said. Raises KvshelfError where nothing is left, or two have one id.
     """
     texts = _texts(folder)
-    documents, features = [], []
+    documents, found = [], []
     for number, (document_id, text) in enumerate(texts.items()):
         descriptor = Descriptor(guess_title(text, document_id))
         about = routing_texts(descriptor, text)
         vectors = await embedder.embed(about) if embedder is not None else None
         documents.append(Document(owner=ALONE, id=DocumentId(document_id), descriptor=descriptor))
-        features.append(Features(about, vectors))
+        found.append(features(about, identifiers(text), vectors))
         on_document(number + 1, len(texts))
-    return Index(documents, features)
+    return Index(documents, found)
 
 
 async def ask(
@@ -49,8 +52,10 @@ async def ask(
     for one in questions:
         started = time.perf_counter()
         asked: Vectors | None = await embedder.embed((one.question,)) if embedder is not None else None
-        scores = index.scores(index.lexical_scores(one.question), asked)
-        decision = decide(index.documents, scores, min_score=min_score, margin=margin)
+        words = content_words(one.question)
+        evidence = index.evidence(index.lexical(words), asked[0] if asked is not None else None, MATCHING)
+        named = index.named(one.question)
+        decision = decide(index.documents, evidence, len(words), MATCHING, min_score=min_score, margin=margin, named=named)
         seconds.append(time.perf_counter() - started)
         judged.append(judge(one, decision))
     return judged, seconds

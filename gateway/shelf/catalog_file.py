@@ -48,6 +48,7 @@ class Entry(msgspec.Struct, frozen=True):
     summary: str = ""
     tags: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     tenant: str | None = None
     pinned: bool = False
     ttl_s: Annotated[float, Meta(gt=0, le=MAX_TTL_S)] | None = None
@@ -97,7 +98,9 @@ def _texts(path: Path, entries: Iterable[Entry]) -> list[Declared]:
             problems.append(f"{at}: {entry.file} is empty")
         if (owner, entry.id) in declared:
             problems.append(f"{at}: declared twice")
-        descriptor = Descriptor(entry.title or guess_title(text, entry.id), entry.summary, entry.tags, entry.questions)
+        descriptor = Descriptor(
+            entry.title or guess_title(text, entry.id), entry.summary, entry.tags, entry.questions, entry.aliases
+        )
         # Applying a file again is no new beginning for the TTLs in it.
         retention = Retention(pinned=entry.pinned, ttl_s=entry.ttl_s, again=False)
         declared[owner, entry.id] = Declared(owner, DocumentId(entry.id), text, descriptor, retention)

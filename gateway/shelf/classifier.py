@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -18,17 +18,25 @@ import structlog
 from numpy.typing import NDArray
 
 from backends.base import Embedder, Store
-from gateway.shelf.index import Features, Index
+from backends.words import content_words
+from gateway.shelf.index import Features, Index, features
 from observability.telemetry import OUTCOME, Telemetry
+from router.conversation import continued
+from router.defaults import MATCHING
 from router.descriptors import routing_texts
 from router.documents import Catalog, Descriptor, Document, TenantId, VersionId
 from router.errors import KvshelfError, StoreUnavailable
-from router.matching import Ambiguous, Decision, NoMatch, Scores, decide
+from router.matching import Ambiguous, Decision, NoMatch, Route, Scores, decide, scores
+from router.naming import identifiers
 
 log = structlog.get_logger("classifier")
 
 
 LEADERS = 3
+TURNS = 4
+"""So many of a conversation's last questions say which document it is about."""
+QUESTION_CHARACTERS = 4000
+"""Of a longer one the beginning and the end are read, half each: what is pasted stands between them."""
 
 Leading = Callable[[list[tuple[Document, float]]], None]
 
@@ -68,51 +76,72 @@ class Classifier:
         vectors = await self._embed(texts)
         if vectors is not None:
             await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
-        self._features[version_id] = Features(texts, vectors)
-        self._indexes = {}
+        self._put(version_id, features(texts, identifiers(text), vectors))
 
     async def recall(self, version_id: VersionId, descriptor: Descriptor) -> None:
         """Take a stored version in, with its stored vectors where they fit the embedding model and the texts."""
         content = await self._store.content(version_id)
         texts = routing_texts(descriptor, content.text)
-        vectors = np.frombuffer(content.vectors, dtype=np.float16).astype(np.float32)
+        vectors = np.frombuffer(content.vectors, dtype=np.float16)
         if self._embedder is not None and (
             content.embedder != self._embedder_name or not vectors.size or vectors.size % len(texts)
         ):
             await self.learn(version_id, descriptor, content.text)
             return
-        self._features[version_id] = Features(texts, vectors.reshape(len(texts), -1) if self._embedder else None)
+        known = vectors.reshape(len(texts), -1) if self._embedder is not None else None
+        self._put(version_id, features(texts, identifiers(content.text), known))
+
+    def _put(self, version_id: VersionId, known: Features) -> None:
+        self._features[version_id] = known
         self._indexes = {}
 
     def forget(self, version_id: VersionId) -> None:
         self._features.pop(version_id, None)
         self._indexes = {}
 
-    async def find(self, catalog: Catalog, tenant: TenantId, question: str, leading: Leading = lambda _: None) -> Decision:
-        """What to do with a question that names no document.
+    async def find(self, catalog: Catalog, tenant: TenantId, turns: Sequence[str], leading: Leading = lambda _: None) -> Decision:
+        """What to do with a question that names no document. `turns`: what the user said so far, the question last.
 
         `leading` is told which documents lead, each with its share of their scores: by words alone while the question
         is being embedded, and again where the question then goes to none of them.
         """
         started = time.perf_counter()
+        turns = [_shortened(turn) for turn in turns[-TURNS:]]
+        decision: Decision = NoMatch(())
         view = await self._view(catalog, tenant)
         index = view.index
-        decision: Decision = NoMatch(())
         if len(index):
-            lexical = index.lexical_scores(question)
-            leading(_leaders(index.documents, lexical))
-            asked = await self._embed((question,))
+            leading(_leaders(index.documents, index.lexical(content_words(turns[-1]))[0]))
+            asked = await self._embed(tuple(turns))
             if asked is not None and not index.is_embedded:
                 await self._complete(view.versions)
                 index = (await self._view(catalog, tenant)).index
-                lexical = index.lexical_scores(question)
-            scores = index.scores(lexical, asked)
-            decision = decide(index.documents, scores, min_score=self._min_score, margin=self._margin)
+            about: Document | None = None
+            for number, turn in enumerate(turns):
+                decision, scores = self._decide(index, turn, asked[number] if asked is not None else None, about)
+                if isinstance(decision, Route):
+                    about = next(document for document in index.documents if document.id == decision.document)
             if isinstance(decision, Ambiguous):
                 leading(_leaders(index.documents, scores))
         self._telemetry.routing_time.record(time.perf_counter() - started)
         self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag)})
         return decision
+
+    def _decide(
+        self, index: Index, question: str, asked: NDArray[np.float32] | None, about: Document | None
+    ) -> tuple[Decision, Scores]:
+        words = content_words(question)
+        evidence = index.evidence(index.lexical(words), asked, MATCHING)
+        alone = decide(
+            index.documents,
+            evidence,
+            len(words),
+            MATCHING,
+            min_score=self._min_score,
+            margin=self._margin,
+            named=index.named(question),
+        )
+        return continued(alone, about, min_score=self._min_score), scores(evidence, MATCHING.parameters(evidence))
 
     async def _view(self, catalog: Catalog, tenant: TenantId) -> _View:
         """What the tenant sees. Documents take part once a version of theirs can answer."""
@@ -136,8 +165,7 @@ class Classifier:
             with suppress(StoreUnavailable):  # a question does not fail for it; it is embedded again after a restart
                 await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
             if self._features.get(version_id) is before:
-                self._features[version_id] = Features(before.texts, vectors)
-                self._indexes = {}
+                self._put(version_id, features(before.texts, before.identifiers, vectors))
 
     async def _embed(self, texts: tuple[str, ...]) -> NDArray[np.float32] | None:
         if self._embedder is None:
@@ -154,6 +182,11 @@ class Classifier:
     @property
     def _embedder_name(self) -> str:
         return self._embedder.name if self._embedder is not None else ""
+
+
+def _shortened(question: str) -> str:
+    half = QUESTION_CHARACTERS // 2
+    return question if len(question) <= QUESTION_CHARACTERS else f"{question[:half]} {question[-half:]}"
 
 
 def _leaders(documents: tuple[Document, ...], scores: Scores) -> list[tuple[Document, float]]:

@@ -1,11 +1,12 @@
 """One view of the catalog as it is matched: the texts that stand for each document, in words and as vectors. Immutable.
 
-What a question scores against it is computed here; what follows from the scores is `router/matching.py`'s.
+What speaks for each document when a question comes is gathered here; what follows from it is `router/matching.py`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,42 +15,74 @@ from numpy.typing import NDArray
 from backends.base import Vectors
 from backends.lexical import LexicalIndex
 from router.documents import Document
-from router.matching import Scores, best_scores, fuse, mean_vectors
+from router.evidence import KINDS, LEXICAL_KINDS, Evidence, dense_evidence, mean_vector
+from router.matching import Matching
+from router.naming import Names, Term, name_terms
+
+SHORTLIST = 128
+"""So many documents are compared text by text: those that lead by their words and by what they are about as a whole. On manual pages
+a quarter of the documents is enough to find the same first five as among all of them."""
+
+_MEAN = KINDS.index("meaning of the whole")
 
 
 class Features(msgspec.Struct, frozen=True):
-    """What stands for one document: its texts, and a row of `vectors` for each; None where they are not embedded."""
+    """What stands for one document: its texts, a row of `vectors` for each (None where they are not embedded), their mean."""
 
     texts: tuple[str, ...]
-    vectors: Vectors | None
+    identifiers: frozenset[Term]
+    vectors: NDArray[np.floating[Any]] | None = None
+    mean: Vectors | None = None
+
+
+def features(texts: tuple[str, ...], identifiers: frozenset[Term], vectors: NDArray[np.floating[Any]] | None) -> Features:
+    if vectors is None:
+        return Features(texts, identifiers)
+    return Features(texts, identifiers, vectors.astype(np.float16), mean_vector(vectors))
 
 
 class Index:
     def __init__(self, documents: Sequence[Document], features: Sequence[Features]) -> None:
         """`features`: one for each document."""
         self.documents = tuple(documents)
-        counts = [len(feature.texts) for feature in features]
-        vectors = [feature.vectors for feature in features if feature.vectors is not None]
-        self._starts: NDArray[np.intp] = np.cumsum([0, *counts][:-1]) if counts else np.zeros(0, dtype=np.intp)
-        self._vectors = np.concatenate(vectors) if vectors and len(vectors) == len(features) else None
-        self._means = mean_vectors(self._vectors, self._starts) if self._vectors is not None else None
+        self._vectors = [feature.vectors for feature in features if feature.vectors is not None]
+        means = [feature.mean for feature in features if feature.mean is not None]
+        self._means = np.stack(means) if means and len(means) == len(features) else None
         # Whoever knows a document's id may well ask by it.
         texts = [(f"{d.id} {about}", *more) for d, (about, *more) in zip(documents, (f.texts for f in features), strict=True)]
         self._lexical = LexicalIndex(texts)
+        names = [name_terms(document.id, document.descriptor.aliases) for document in documents]
+        self._names = Names(names, [feature.identifiers for feature in features])
 
     def __len__(self) -> int:
         return len(self.documents)
 
     @property
     def is_embedded(self) -> bool:
-        return self._vectors is not None
+        return self._means is not None
 
-    def lexical_scores(self, question: str) -> Scores:
-        """By words alone, 0 to 1, one for each document."""
-        return self._lexical.scores(question)
+    def named(self, question: str) -> int | None:
+        """The place of the document that the question names outright."""
+        return self._names.named(question)
 
-    def scores(self, lexical: Scores, asked: Vectors | None) -> Scores:
-        """All that is known, 0 to 1. `asked`: the question's vector, shape (1, dimensions), where there is one."""
-        if asked is None or self._vectors is None or self._means is None:
+    def lexical(self, words: Sequence[str]) -> Evidence:
+        """What a question's content words tell."""
+        return self._lexical.evidence(words)
+
+    def evidence(self, lexical: Evidence, asked: Vectors | None, matching: Matching) -> Evidence:
+        """All that is known. `asked`: the question's vector, shape (dimensions,), where there is one.
+
+        Documents beyond the shortlist have no meaning of a passage or of the opening.
+        """
+        if asked is None or self._means is None:
             return lexical
-        return fuse(best_scores(asked[0], self._vectors, self._starts), np.maximum(self._means @ asked[0], 0.0), lexical)
+        evidence = np.zeros((len(KINDS), len(self.documents)), dtype=np.float32)
+        evidence[:LEXICAL_KINDS] = lexical
+        evidence[_MEAN] = np.maximum(self._means @ asked, 0.0)
+        shortlist: NDArray[np.intp] = np.arange(len(self.documents))
+        if len(shortlist) > SHORTLIST:
+            known = np.asarray(matching.full.weights, dtype=np.float32) @ evidence
+            shortlist = np.argpartition(known, -SHORTLIST)[-SHORTLIST:]
+        texts = [self._vectors[place] for place in shortlist]
+        evidence[LEXICAL_KINDS:, shortlist] = dense_evidence(asked, texts, evidence[_MEAN, shortlist])
+        return evidence

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.bench import damage, engine_time, kills, own_time, routing_quality, tiers_time
+from tests.bench import damage, engine_time, kills, own_time, routing_fit, routing_quality, tiers_time
 
 USUAL = {"own": own_time.run, "engine": engine_time.run, "tiers": tiers_time.run}
-ALL = {**USUAL, "damage": damage.run, "kills": kills.run, "routing": routing_quality.run}
+ALL = {
+    **USUAL,
+    "damage": damage.run,
+    "kills": kills.run,
+    "routing": routing_quality.run,
+    "routing-fit": routing_fit.run,
+}
 
 
 def main() -> None:

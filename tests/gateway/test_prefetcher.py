@@ -103,9 +103,9 @@ async def test_pinned_documents_are_in_ram_after_a_restart_of_the_gateway(tmp_pa
 
 
 async def test_without_prefetching_nothing_else_is_brought(tmp_path: Path) -> None:
-    async with shelved(tmp_path, "a", "b", follows=True, ram=Ram(policy="density")) as running:
-        await running.ask(QUESTION, document="a")
-        await running.json("POST", "/v1/chat/completions", json=_question("One sentence after another?"), status=409)
+    async with shelved(tmp_path, "rent", "loan", follows=True, ram=Ram(policy="density")) as running:
+        await running.ask(QUESTION, document="rent")
+        await running.json("POST", "/v1/chat/completions", json=_question("rent or loan?"), status=409)
         await running.planned()
         assert set(running.server.tried) == {running.salt("z")}
 

@@ -1,4 +1,4 @@
-"""Scores into a decision: a route only where one document clearly leads."""
+"""Evidence into a decision: a route only where one document is likely enough to be the right one."""
 
 from __future__ import annotations
 
@@ -9,58 +9,75 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.defaults import MARGIN, MATCHING, MIN_SCORE
 from router.documents import Descriptor, Document, DocumentId, Owner
+from router.evidence import KINDS, LEXICAL_KINDS
 from router.matching import (
-    BEST_WEIGHT,
     CANDIDATES,
-    LEXICAL_WEIGHT,
-    MEAN_WEIGHT,
+    OUTRIGHT,
     Ambiguous,
     Decision,
-    Match,
+    Matching,
     NoMatch,
+    Parameters,
     Route,
-    best_scores,
     decide,
-    fuse,
-    mean_vectors,
+    leading,
+    scores,
+    signs,
 )
 
 SCORES = st.lists(st.floats(0, 1, width=32), max_size=9)
+LEAD = Parameters(weights=(1.0,), sharpness=10.0, first=(0.0, 3.0, 0.0, 0.0, -2.0), few=(3.0, 0.0, 0.0, 0.0, 0.0))
+"""The first one's lead tells whether it is right, its score whether one of the few is."""
+PLAIN = Matching(full=LEAD, lexical=LEAD)
 
 
 def documents(ids: str) -> list[Document]:
     return [Document(owner=Owner("acme"), id=DocumentId(id_), descriptor=Descriptor(title=id_.upper())) for id_ in ids]
 
 
-def decided(scores: list[float], ids: str = "abcdefghi", *, min_score: float = 0.35, margin: float = 0.1) -> Decision:
-    return decide(documents(ids[: len(scores)]), np.array(scores, dtype=np.float32), min_score=min_score, margin=margin)
+def decided(
+    found: list[float], ids: str = "abcdefghi", *, min_score: float = 0.5, margin: float = 0.1, named: int | None = None
+) -> Decision:
+    evidence = np.array([found], dtype=np.float32)
+    return decide(documents(ids[: len(found)]), evidence, 3, PLAIN, min_score=min_score, margin=margin, named=named)
 
 
 def test_a_document_that_clearly_leads_gets_the_question() -> None:
-    assert decided([0.2, 0.75]) == Route(
-        DocumentId("b"), 0.75, (Match(DocumentId("b"), "B", 0.75), Match(DocumentId("a"), "A", 0.2))
-    )
+    found = decided([0.2, 0.75])
+    assert isinstance(found, Route)
+    assert found.document == "b"
+    assert found.score == found.candidates[0].score > 0.9
+    assert [(match.document, match.title) for match in found.candidates] == [("b", "B"), ("a", "A")]
 
 
-def test_a_single_document_needs_no_lead() -> None:
-    assert isinstance(decided([0.35]), Route)
+def test_the_others_are_less_likely_by_the_distance_of_their_scores() -> None:
+    first, second, third = decided([0.2, 0.75, 0.5]).candidates
+    assert second.score == pytest.approx(first.score * np.exp(-10 * 0.25), abs=1e-3)
+    assert third.score == pytest.approx(first.score * np.exp(-10 * 0.55), abs=1e-3)
+
+
+def test_a_single_document_must_lead_what_an_unrelated_one_would_have() -> None:
+    assert isinstance(decided([0.5]), Route)
+    assert isinstance(decided([0.105]), NoMatch)
 
 
 def test_documents_that_fit_about_equally_are_ambiguous() -> None:
-    found = decided([0.6, 0.1, 0.65])
+    found = decided([0.6, 0.1, 0.605])
     assert isinstance(found, Ambiguous)
     assert [match.document for match in found.candidates] == ["c", "a", "b"]
 
 
-def test_a_lead_of_just_the_margin_is_enough() -> None:
-    assert isinstance(decided([0.75, 0.5], margin=0.25), Route)
+def test_a_document_that_is_likely_but_leads_too_little_is_ambiguous() -> None:
+    assert isinstance(decided([0.75, 0.6], margin=0.1), Route)
+    assert isinstance(decided([0.75, 0.6], margin=0.9), Ambiguous)
 
 
 def test_nothing_good_enough_is_no_match_with_the_least_bad() -> None:
-    found = decided([0.3, 0.1], min_score=0.5)
+    found = decided([0.105, 0.1])
     assert isinstance(found, NoMatch)
-    assert [match.score for match in found.candidates] == [0.3, 0.1]
+    assert [match.document for match in found.candidates] == ["a", "b"]
 
 
 def test_an_empty_view_is_no_match() -> None:
@@ -68,59 +85,74 @@ def test_an_empty_view_is_no_match() -> None:
 
 
 def test_ties_go_by_id() -> None:
-    assert isinstance(tied := decided([0.5, 0.5, 0.5], "cab", margin=0.0), Route)
-    assert tied.document == "a"
+    assert [match.document for match in decided([0.5, 0.5, 0.5], "cab").candidates] == ["a", "b", "c"]
 
 
 def test_at_most_five_candidates_are_named() -> None:
     assert len(decided([0.5] * 9).candidates) == CANDIDATES == 5
 
 
+def test_a_document_that_is_named_outright_wins_by_itself() -> None:
+    found = decided([0.9, 0.1, 0.0], named=2)
+    assert isinstance(found, Route)
+    assert (found.document, found.score) == ("c", OUTRIGHT)
+    assert [match.document for match in found.candidates] == ["c", "a", "b"]
+    assert max(match.score for match in found.candidates[1:]) <= 1 - OUTRIGHT
+
+
 @settings(max_examples=100, deadline=None)
-@given(scores=SCORES, min_score=st.floats(0, 1, width=32), margin=st.floats(0, 0.5, width=32), rng=st.randoms())
+@given(found=SCORES, min_score=st.floats(0, 1, width=32), margin=st.floats(0, 0.5, width=32), rng=st.randoms())
 def test_the_decision_depends_on_the_scores_alone_not_on_their_order(
-    scores: list[float], min_score: float, margin: float, rng: random.Random
+    found: list[float], min_score: float, margin: float, rng: random.Random
 ) -> None:
-    pairs = list(zip("abcdefghi", scores, strict=False))
-    found = decided(scores, min_score=min_score, margin=margin)
+    pairs = list(zip("abcdefghi", found, strict=False))
+    decision = decided(found, min_score=min_score, margin=margin)
     rng.shuffle(pairs)
     shuffled = decided([score for _, score in pairs], "".join(id_ for id_, _ in pairs), min_score=min_score, margin=margin)
-    assert shuffled == found
-    best = np.sort(np.array([*scores, -1, -1], dtype=np.float32))[::-1]
-    if best[0] < min_score or not scores:
-        assert isinstance(found, NoMatch)
-    elif best[0] - best[1] < margin:
-        assert isinstance(found, Ambiguous)
-    else:
-        assert isinstance(found, Route)
-        assert found.score == pytest.approx(max(scores), abs=1e-4)
+    assert shuffled == decision
+    shares = [match.score for match in decision.candidates]
+    assert shares == sorted(shares, reverse=True)
+    if isinstance(decision, Route):
+        assert shares[0] >= min_score
+        assert len(shares) == 1 or shares[0] - shares[1] >= margin - 1e-6
 
 
-def test_a_documents_dense_score_is_its_best_texts() -> None:
-    query = np.array([1, 0], dtype=np.float32)
-    vectors = np.array([[0.6, 0.8], [1, 0], [-1, 0], [0, 1]], dtype=np.float32)
-    scores = best_scores(query, vectors, np.array([0, 2, 3]))
-    assert scores.tolist() == [1.0, 0.0, 0.0]
-    assert scores.dtype == np.float32
+@settings(max_examples=50, deadline=None)
+@given(found=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=40), count=st.integers(1, 8))
+def test_the_leading_ones_are_those_of_a_sorted_list(found: list[float], count: int) -> None:
+    view = documents("".join(chr(ord("a") + number) for number in range(len(found))))
+    expected = sorted(range(len(found)), key=lambda n: (-found[n], view[n].id))[:count]
+    assert leading(view, np.array(found, dtype=np.float32), count) == expected
 
 
-def test_a_text_that_points_away_scores_zero() -> None:
-    scores = best_scores(np.array([1, 0], dtype=np.float32), np.array([[-1, 0]], dtype=np.float32), np.array([0]))
-    assert scores.tolist() == [0.0]
+def test_each_kind_of_evidence_counts_by_its_weight() -> None:
+    found = scores(np.eye(len(KINDS), dtype=np.float32), MATCHING.full)
+    assert found.tolist() == pytest.approx(list(MATCHING.full.weights))
+    assert min(*MATCHING.full.weights, *MATCHING.lexical.weights) > 0
+    assert sum(MATCHING.full.weights) == pytest.approx(1)
+    assert sum(MATCHING.lexical.weights) == pytest.approx(1)
 
 
-def test_a_documents_mean_vector_is_of_length_one_also_where_its_texts_cancel_out() -> None:
-    vectors = np.array([[1, 0], [0, 1], [0, 1], [1, 0], [-1, 0]], dtype=np.float32)
-    means = mean_vectors(vectors, np.array([0, 2, 3]))
-    assert means[0].tolist() == pytest.approx([2**-0.5, 2**-0.5])
-    assert means[1].tolist() == [0.0, 1.0]
-    assert means[2].tolist() == [0.0, 0.0]
-    assert means.dtype == np.float32
+def test_words_alone_have_parameters_of_their_own() -> None:
+    assert MATCHING.parameters(np.zeros((LEXICAL_KINDS, 2), dtype=np.float32)) is MATCHING.lexical
+    assert MATCHING.parameters(np.zeros((len(KINDS), 2), dtype=np.float32)) is MATCHING.full
 
 
-def test_fused_scores_stay_between_zero_and_one_and_each_part_counts() -> None:
-    best, mean, lexical = np.eye(3, 4, dtype=np.float32) + np.array([0, 0, 0, 1], dtype=np.float32)
-    fused = fuse(best, mean, lexical)
-    assert fused.tolist() == pytest.approx([BEST_WEIGHT, MEAN_WEIGHT, LEXICAL_WEIGHT, 1.0])
-    assert min(BEST_WEIGHT, MEAN_WEIGHT, LEXICAL_WEIGHT) > 0
-    assert fused.dtype == np.float32
+def test_absent_rivals_count_like_unrelated_documents() -> None:
+    assert signs([0.6], 3).tolist() == signs([0.6, 0.1, 0.1, 0.1, 0.1, 0.1], 3).tolist()
+    assert signs([0.6, 0.3], 3).tolist() == signs([0.6, 0.3, 0.1, 0.1, 0.1, 0.1], 3).tolist()
+
+
+@pytest.mark.parametrize("kinds", [LEXICAL_KINDS, len(KINDS)])
+@pytest.mark.parametrize("others", [0.05, 0.2, 0.4])
+def test_by_default_a_better_fit_is_never_less_likely(kinds: int, others: float) -> None:
+    """At the same words and rivals; from a fit that no document has to a perfect one."""
+    shares = []
+    for best in np.linspace(others, 1, 30):
+        evidence = np.full((kinds, 8), others, dtype=np.float32)
+        evidence[:, 3] = best
+        decision = decide(documents("abcdefgh"), evidence, 4, MATCHING, min_score=MIN_SCORE, margin=MARGIN)
+        shares.append(decision.candidates[0].score)
+    assert shares == sorted(shares)
+    assert shares[0] < 0.3
+    assert shares[-1] > 0.95

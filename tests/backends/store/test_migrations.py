@@ -77,11 +77,11 @@ async def test_a_database_of_the_first_revision_keeps_everything(database_url: s
 
     store = SqlStore(database_url)
     await store.open()
-    assert await run_sql(database_url, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert await run_sql(database_url, "SELECT version_num FROM alembic_version") == [("0003",)]
     ready = version(state=VersionState.READY, read_tokens=1024)
     kept = document(current=ready, updated_at=2.5)
     assert await store.documents() == [kept]
-    assert (kept.pinned, kept.ttl_s, kept.expires_at) == (False, None, None)
+    assert (kept.pinned, kept.ttl_s, kept.expires_at, kept.descriptor.aliases) == (False, None, None, ())
     assert await store.content(ready.id) == CONTENT
     assert [key.public_id for key in await store.keys()] == ["k1"]
     await store.put_document(replace(kept, pinned=True))
@@ -114,7 +114,7 @@ async def test_a_newer_database_is_refused_untouched(opened_once: str) -> None:
         await store.open()
     assert await store.check() == "The store is not open."
 
-    newest = "UPDATE alembic_version SET version_num = '0002'"
+    newest = "UPDATE alembic_version SET version_num = '0003'"
     await run_sql(opened_once, newest)
     await store.open()
     assert list(await stored(store)) == [("acme", "lease")]
