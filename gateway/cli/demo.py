@@ -175,7 +175,13 @@ class _Demo:
 
     async def _ask(self, client: Client, phase: Phase, question: Question, *, named: bool) -> None:
         document = question.document if named else None
-        got = await stream_answer(client, question.question, document=document, max_tokens=ANSWER_TOKENS, cold=phase == "cold")
+        try:
+            got = await stream_answer(client, question.question, document=document, max_tokens=ANSWER_TOKENS, cold=phase == "cold")
+        except click.ClickException as error:
+            if named:
+                raise
+            OUT.print(f"  [red]not placed[/red] {question.question} ({question.document}): {error.message}", soft_wrap=True)
+            return
         if got.first_token_s is None:
             raise click.ClickException(f"{question.document}: no answer to {question.question!r}.")
         if phase == "cold":
