@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,11 @@ import numpy as np
 from backends.base import Vectors
 from router.errors import KvshelfError
 
-BATCH = 64
+# Texts that go through the model together are padded to the longest of them. One long question among fifteen short ones took
+# 940 ms so and takes 120 ms apart, and a document's passages take a third less time in twos than in batches of 64.
+PADDED_CHARACTERS = 1_500
+LONGEST = 32_000
+"""Characters of one text: beyond what embedding models read, while a megabyte takes a second to tell."""
 
 
 class EmbedderUnavailable(KvshelfError):
@@ -76,7 +80,26 @@ class SentenceEmbedder:
         return folder
 
     def _encode(self, texts: list[str]) -> Vectors:
-        vectors = self._model.encode(
-            texts, batch_size=BATCH, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-        )
-        return np.asarray(vectors, dtype=np.float32)
+        texts = [text[:LONGEST] for text in texts]
+        vectors = np.empty((len(texts), self._model.get_embedding_dimension()), dtype=np.float32)
+        for group in alike(texts):
+            vectors[group] = self._model.encode(
+                [texts[number] for number in group],
+                batch_size=len(group),
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+        return vectors
+
+
+def alike(texts: Sequence[str]) -> Iterator[list[int]]:
+    """All positions, in groups of texts of similar length: number times longest is at most PADDED_CHARACTERS, or it is one alone."""
+    group: list[int] = []
+    for number in sorted(range(len(texts)), key=lambda number: len(texts[number])):
+        if group and (len(group) + 1) * len(texts[number]) > PADDED_CHARACTERS:
+            yield group
+            group = []
+        group.append(number)
+    if group:
+        yield group

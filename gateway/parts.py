@@ -13,6 +13,7 @@ import aiohttp
 import structlog
 
 from backends.base import Embedder, KVServer, Store, Worker
+from backends.batching import BatchingEmbedder
 from backends.embedding import EmbedderUnavailable, SentenceEmbedder
 from backends.kv_events import KVEventListener
 from backends.lmcache import CacheEventReceiver, LMCacheServer, kv_bytes_a_token
@@ -155,11 +156,13 @@ async def _embedder(config: Config, cleanup: AsyncExitStack) -> tuple[Embedder |
     """The embedding model; where it can't be had, None and why: routing is then lexical only."""
     if config.embedding is None:
         return None, None
-    embedder = SentenceEmbedder(config.embedding.model)
-    cleanup.callback(embedder.close)
+    model = SentenceEmbedder(config.embedding.model)
+    cleanup.callback(model.close)
     try:
-        await embedder.open()
+        await model.open()
     except EmbedderUnavailable as error:
         log.warning("embedding_unavailable", error=str(error), consequence="routing is lexical only")
         return None, f"{error} Routing is lexical only."
+    embedder = BatchingEmbedder(model, max_waiting=config.embedding.max_waiting)
+    cleanup.callback(embedder.close)
     return embedder, None

