@@ -20,7 +20,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.types import Receive, Scope, Send
 
 from backends.fingerprint import engine_fingerprint
-from gateway.api import system_api
+from gateway.api import routing_api, system_api
 from gateway.api.asgi import request_id
 from gateway.api.chat import ChatHandler
 from gateway.api.documents_api import DocumentsController
@@ -44,8 +44,10 @@ from gateway.server import CLOSE_STREAMS
 from gateway.shelf.catalog_file import CatalogWatcher
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
+from gateway.shelf.matchings import Matchings
 from gateway.shelf.prefixes import PrefixCache
 from gateway.shelf.reading import Reading
+from gateway.shelf.tuning import Tuning
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
@@ -83,14 +85,9 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
     pool = WorkerPool(parts.workers, ledger, capacity=engine.capacity, check_interval_s=engine.check_interval_s)
     uses = Uses(parts.store, now=now)
     keeper = DiskKeeper(hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes)
-    classifier = Classifier(
-        parts.store,
-        parts.embedder,
-        telemetry,
-        problem=parts.embedder_problem,
-        min_score=config.routing.min_score,
-        margin=config.routing.margin,
-    )
+    matchings = Matchings(parts.store, now=now)
+    thresholds = {"min_score": config.routing.min_score, "margin": config.routing.margin}
+    classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, problem=parts.embedder_problem, **thresholds)
     shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
     prefixes = PrefixCache(parts.store, config.model.name)
     ram = RamKeeper(
@@ -192,6 +189,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         "telemetry": telemetry,
         "shelf": shelf,
         "classifier": classifier,
+        "tuning": Tuning(classifier, matchings, **thresholds),
         "health": Health(pool, hosts, parts.store, classifier, catalog_watcher),
         "views": DocumentViews(shelf, ledger, uses),
         "moves": moves,
@@ -203,7 +201,9 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
             JobsController,
             TiersController,
             system_api.models,
-            system_api.route,
+            routing_api.route,
+            routing_api.fit,
+            routing_api.reset,
             system_api.live,
             system_api.ready,
             system_api.metrics,

@@ -10,9 +10,19 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from router.matching import Decision, Route
+
 FIRST_FEW = 5
 BINS = 10
 """Of the calibration error, equally wide."""
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """A question, and the id of the document that answers it; None where none does."""
+
+    question: str
+    document: str | None
+    kind: str = ""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -36,6 +46,18 @@ class Judged(msgspec.Struct, frozen=True):
     @property
     def is_answered_right(self) -> bool:
         return self.routed and self.is_first
+
+
+def judge(asked: Labelled, decision: Decision) -> Judged:
+    candidates = decision.candidates
+    return Judged(
+        asked.question,
+        asked.document,
+        tuple(candidate.document for candidate in candidates),
+        isinstance(decision, Route),
+        candidates[0].score if candidates else 0.0,
+        asked.kind,
+    )
 
 
 class Point(msgspec.Struct, frozen=True):

@@ -64,6 +64,15 @@ def fit_matching(examples: Sequence[Example], before: Matching, further: Sequenc
     return Matching(full, fit(lexical, before.lexical, more))
 
 
+def held_out(examples: Sequence[Example], before: Matching, folds: int = 5) -> list[Matching]:
+    """For each example what is fitted to the other folds: how good that is says what all of them give for questions to come."""
+    fitted = [
+        fit_matching([example for number, example in enumerate(examples) if number % folds != fold], before)
+        for fold in range(folds)
+    ]
+    return [fitted[number % folds] for number in range(len(examples))]
+
+
 def _lexical(example: Example, kinds: int) -> Example:
     return msgspec.structs.replace(example, evidence=example.evidence[:kinds])
 

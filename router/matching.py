@@ -118,7 +118,7 @@ def decide(
         return NoMatch(())
     parameters = matching.parameters(evidence)
     found = scores(evidence, parameters)
-    best = leading(documents, found, CANDIDATES + 1)
+    best = places_of_best(documents, found, CANDIDATES + 1)
     top = [float(found[number]) for number in best]
     told = signs(top, words)
     first, few = min(_probability(parameters.first, told), SUREST), _probability(parameters.few, told)
@@ -136,7 +136,7 @@ def decide(
     return Ambiguous(candidates) if one_of_them else NoMatch(candidates)
 
 
-def leading(documents: Sequence[Document], found: Scores, count: int) -> list[int]:
+def places_of_best(documents: Sequence[Document], found: Scores, count: int) -> list[int]:
     """The places of the documents with the highest scores, falling, equal ones by id."""
     count = min(count, len(found))
     least = np.partition(found, len(found) - count)[len(found) - count]

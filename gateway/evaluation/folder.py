@@ -11,14 +11,13 @@ import structlog
 from backends.base import Embedder, Vectors
 from backends.extract import text_of
 from backends.words import content_words
-from gateway.evaluation.questions import Labelled
 from gateway.shelf.index import Index, features
 from router.defaults import MATCHING
 from router.descriptors import guess_title, routing_texts
 from router.documents import Descriptor, Document, DocumentId, Owner
 from router.errors import KvshelfError
-from router.evaluation import Judged
-from router.matching import Decision, Route, decide
+from router.evaluation import Judged, Labelled, judge
+from router.matching import decide
 from router.naming import identifiers
 from router.prompts import clean_text
 
@@ -59,18 +58,6 @@ async def ask(
         seconds.append(time.perf_counter() - started)
         judged.append(judge(one, decision))
     return judged, seconds
-
-
-def judge(asked: Labelled, decision: Decision) -> Judged:
-    candidates = decision.candidates
-    return Judged(
-        asked.question,
-        asked.document,
-        tuple(candidate.document for candidate in candidates),
-        isinstance(decision, Route),
-        candidates[0].score if candidates else 0.0,
-        asked.kind,
-    )
 
 
 def _texts(folder: Path) -> dict[str, str]:

@@ -6,13 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-
-class Labelled(msgspec.Struct, frozen=True):
-    """`document`: the id of the one that answers, None where none does."""
-
-    question: str
-    document: str | None
-    kind: str = ""
+from router.evaluation import Labelled
 
 
 class BadQuestions(Exception):

@@ -1,32 +1,32 @@
 """Finds the document a question is about, among those that its tenant may see.
 
-Keeps what stands for each version (texts and vectors) and one index a tenant's view, rebuilt when the view changes
-and never shared between tenants. Scoring and deciding are `router/matching.py`'s; without an embedding model, or
-while it fails, matching is lexical alone.
+What stands for the documents is in `views.py`, what speaks for each in `index.py`; deciding is `router/matching.py`'s, and
+whether a conversation stays `router/conversation.py`'s. Without an embedding model, or while it fails, matching is lexical alone.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from backends.base import Embedder, Store
 from backends.words import content_words
-from gateway.shelf.index import Features, Index, features
+from gateway.shelf.index import Index, features
+from gateway.shelf.matchings import Matchings
+from gateway.shelf.views import Views
 from observability.telemetry import OUTCOME, Telemetry
 from router.conversation import continued
-from router.defaults import MATCHING
 from router.descriptors import routing_texts
-from router.documents import Catalog, Descriptor, Document, TenantId, VersionId
+from router.documents import Catalog, Descriptor, Document, DocumentId, TenantId, VersionId
 from router.errors import KvshelfError, StoreUnavailable
-from router.matching import Ambiguous, Decision, NoMatch, Route, Scores, decide, scores
+from router.evaluation import Labelled
+from router.fitting import Example
+from router.matching import Ambiguous, Decision, Matching, NoMatch, Route, Scores, decide, places_of_best, scores
 from router.naming import identifiers
 
 log = structlog.get_logger("classifier")
@@ -41,18 +41,12 @@ QUESTION_CHARACTERS = 4000
 Leading = Callable[[list[tuple[Document, float]]], None]
 
 
-class _View(msgspec.Struct, frozen=True):
-    """The index of what one tenant sees."""
-
-    index: Index
-    versions: tuple[VersionId, ...]
-
-
 class Classifier:
     def __init__(
         self,
         store: Store,
         embedder: Embedder | None,
+        matchings: Matchings,
         telemetry: Telemetry,
         *,
         problem: str | None = None,
@@ -61,12 +55,11 @@ class Classifier:
     ) -> None:
         self._store = store
         self._embedder = embedder
+        self._matchings = matchings
         self._telemetry = telemetry
         self._min_score = min_score
         self._margin = margin
-        self._features: dict[VersionId, Features] = {}
-        self._indexes: dict[TenantId, _View] = {}
-        self._building = asyncio.Lock()
+        self._views = Views()
         self.problem = problem
         """What keeps routing from being as good as it is configured to be."""
 
@@ -76,7 +69,7 @@ class Classifier:
         vectors = await self._embed(texts)
         if vectors is not None:
             await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
-        self._put(version_id, features(texts, identifiers(text), vectors))
+        self._views.put(version_id, features(texts, identifiers(text), vectors))
 
     async def recall(self, version_id: VersionId, descriptor: Descriptor) -> None:
         """Take a stored version in, with its stored vectors where they fit the embedding model and the texts."""
@@ -89,15 +82,10 @@ class Classifier:
             await self.learn(version_id, descriptor, content.text)
             return
         known = vectors.reshape(len(texts), -1) if self._embedder is not None else None
-        self._put(version_id, features(texts, identifiers(content.text), known))
-
-    def _put(self, version_id: VersionId, known: Features) -> None:
-        self._features[version_id] = known
-        self._indexes = {}
+        self._views.put(version_id, features(texts, identifiers(content.text), known))
 
     def forget(self, version_id: VersionId) -> None:
-        self._features.pop(version_id, None)
-        self._indexes = {}
+        self._views.forget(version_id)
 
     async def find(self, catalog: Catalog, tenant: TenantId, turns: Sequence[str], leading: Leading = lambda _: None) -> Decision:
         """What to do with a question that names no document. `turns`: what the user said so far, the question last.
@@ -108,64 +96,74 @@ class Classifier:
         started = time.perf_counter()
         turns = [_shortened(turn) for turn in turns[-TURNS:]]
         decision: Decision = NoMatch(())
-        view = await self._view(catalog, tenant)
-        index = view.index
+        index = await self._views.of(catalog, tenant)
         if len(index):
             leading(_leaders(index.documents, index.lexical(content_words(turns[-1]))[0]))
-            asked = await self._embed(tuple(turns))
-            if asked is not None and not index.is_embedded:
-                await self._complete(view.versions)
-                index = (await self._view(catalog, tenant)).index
+            matching = await self._matchings.get(tenant)
+            index, asked = await self._asked(index, catalog, tenant, turns)
             about: Document | None = None
             for number, turn in enumerate(turns):
-                decision, scores = self._decide(index, turn, asked[number] if asked is not None else None, about)
+                decision, found = self._decide(index, turn, asked[number] if asked is not None else None, matching)
+                decision = continued(decision, about, min_score=self._min_score)
                 if isinstance(decision, Route):
-                    about = next(document for document in index.documents if document.id == decision.document)
+                    about = _document(index, decision.document)
             if isinstance(decision, Ambiguous):
-                leading(_leaders(index.documents, scores))
+                leading(_leaders(index.documents, found))
         self._telemetry.routing_time.record(time.perf_counter() - started)
         self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag)})
         return decision
 
+    async def examples(
+        self, catalog: Catalog, tenant: TenantId, labelled: Sequence[Labelled]
+    ) -> tuple[tuple[Document, ...], list[Example]]:
+        """What the tenant's documents are, and what speaks for each of them by these questions."""
+        questions = [_shortened(one.question) for one in labelled]
+        index, asked = await self._asked(await self._views.of(catalog, tenant), catalog, tenant, questions)
+        matching = await self._matchings.get(tenant)
+        places = {document.id: place for place, document in enumerate(index.documents)}
+        found = []
+        for number, one in enumerate(labelled):
+            words = content_words(questions[number])
+            evidence = index.evidence(index.lexical(words), asked[number] if asked is not None else None, matching)
+            found.append(Example(evidence, len(words), places.get(DocumentId(one.document or ""))))
+        return index.documents, found
+
     def _decide(
-        self, index: Index, question: str, asked: NDArray[np.float32] | None, about: Document | None
+        self, index: Index, question: str, asked: NDArray[np.float32] | None, matching: Matching
     ) -> tuple[Decision, Scores]:
         words = content_words(question)
-        evidence = index.evidence(index.lexical(words), asked, MATCHING)
-        alone = decide(
+        evidence = index.evidence(index.lexical(words), asked, matching)
+        decision = decide(
             index.documents,
             evidence,
             len(words),
-            MATCHING,
+            matching,
             min_score=self._min_score,
             margin=self._margin,
             named=index.named(question),
         )
-        return continued(alone, about, min_score=self._min_score), scores(evidence, MATCHING.parameters(evidence))
+        return decision, scores(evidence, matching.parameters(evidence))
 
-    async def _view(self, catalog: Catalog, tenant: TenantId) -> _View:
-        """What the tenant sees. Documents take part once a version of theirs can answer."""
-        visible = [d for d in catalog.visible_to(tenant) if d.current is not None and d.current.id in self._features]
-        versions = tuple(d.current.id for d in visible if d.current is not None)
-        features = [self._features[version] for version in versions]
-        # Whatever is learnt from here on puts other indexes in the place of these: one that is out of date is not kept.
-        indexes = self._indexes
-        known = indexes.get(tenant)
-        if known is None or known.versions != versions:
-            async with self._building:
-                known = indexes[tenant] = _View(await asyncio.to_thread(Index, visible, features), versions)
-        return known
+    async def _asked(
+        self, index: Index, catalog: Catalog, tenant: TenantId, questions: Sequence[str]
+    ) -> tuple[Index, NDArray[np.float32] | None]:
+        """The questions' vectors (None where they can't be had), and the index: a new one where it lacked vectors."""
+        asked = await self._embed(tuple(questions))
+        if asked is not None and not index.is_embedded:
+            await self._complete([document.current.id for document in index.documents if document.current is not None])
+            index = await self._views.of(catalog, tenant)
+        return index, asked
 
-    async def _complete(self, versions: tuple[VersionId, ...]) -> None:
+    async def _complete(self, versions: Sequence[VersionId]) -> None:
         """Embed what was learnt while the embedding model was away: until then all of a tenant's routing is lexical."""
         for version_id in versions:
-            before = self._features.get(version_id)
+            before = self._views.get(version_id)
             if before is None or before.vectors is not None or (vectors := await self._embed(before.texts)) is None:
                 continue
             with suppress(StoreUnavailable):  # a question does not fail for it; it is embedded again after a restart
                 await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
-            if self._features.get(version_id) is before:
-                self._put(version_id, features(before.texts, before.identifiers, vectors))
+            if self._views.get(version_id) is before:
+                self._views.put(version_id, features(before.texts, before.identifiers, vectors))
 
     async def _embed(self, texts: tuple[str, ...]) -> NDArray[np.float32] | None:
         if self._embedder is None:
@@ -184,13 +182,17 @@ class Classifier:
         return self._embedder.name if self._embedder is not None else ""
 
 
+def _document(index: Index, document_id: DocumentId) -> Document:
+    return next(document for document in index.documents if document.id == document_id)
+
+
 def _shortened(question: str) -> str:
     half = QUESTION_CHARACTERS // 2
     return question if len(question) <= QUESTION_CHARACTERS else f"{question[:half]} {question[-half:]}"
 
 
-def _leaders(documents: tuple[Document, ...], scores: Scores) -> list[tuple[Document, float]]:
+def _leaders(documents: tuple[Document, ...], found: Scores) -> list[tuple[Document, float]]:
     """The best few, each with its share of their scores."""
-    best = sorted(range(len(documents)), key=lambda number: -float(scores[number]))[:LEADERS]
-    total = sum(float(scores[number]) for number in best)
-    return [(documents[number], float(scores[number]) / total) for number in best if scores[number] > 0]
+    best = places_of_best(documents, found, LEADERS)
+    total = sum(float(found[place]) for place in best)
+    return [(documents[place], float(found[place]) / total) for place in best if found[place] > 0]

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from router.defaults import MARGIN, MIN_SCORE
-from router.evaluation import Judged, best_at, evaluate
+from router.evaluation import best_at, evaluate, judge
 from router.evidence import KINDS
 from router.fitting import Example, fit_matching
-from router.matching import Matching, Parameters, Route, decide
+from router.matching import Matching, Parameters, decide
 from tests.bench import measure
 from tests.bench.routing_sets import KeepingEmbedder, LabelledSet, labelled_sets
 
@@ -97,10 +97,7 @@ def numbers(one: LabelledSet, matching: Matching) -> list[float]:
     judged = []
     for labelled, example in zip(one.labelled, one.examples, strict=True):
         decision = decide(one.index.documents, example.evidence, example.words, matching, min_score=MIN_SCORE, margin=MARGIN)
-        ranked = tuple(match.document for match in decision.candidates)
-        judged.append(
-            Judged(labelled.question, labelled.document, ranked, isinstance(decision, Route), decision.candidates[0].score)
-        )
+        judged.append(judge(labelled, decision))
     report = evaluate(judged)
     best = best_at(report.curve, right=0.9)
     return [

@@ -22,9 +22,9 @@ from backends.base import Vectors
 from backends.embedding import SentenceEmbedder
 from backends.words import content_words
 from gateway.evaluation import folder, questions
-from gateway.evaluation.questions import Labelled
 from gateway.shelf.index import Index
 from router.defaults import MATCHING
+from router.evaluation import Labelled
 from router.fitting import Example
 from tests.bench import measure
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 
 from msgspec.structs import replace
 
 from gateway.pool import WorkerPool
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
+from gateway.shelf.matchings import Matchings
 from gateway.shelf.reading import Reading
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import USABLE, RamKeeper
@@ -61,7 +63,7 @@ class Attic:
         store, telemetry, tokenizer = MemoryStore(), Telemetry(), simple()
         self.shelf = Shelf(
             store,
-            Classifier(store, None, telemetry, min_score=0.0, margin=0.0),
+            Classifier(store, None, Matchings(store, now=time.time), telemetry, min_score=0.0, margin=0.0),
             Reading(tokenizer, derive(tokenizer, CHUNK), "f", SECRET, CONTEXT, RESERVE),
             _room,
             now=self.clock,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from backends.base import Content
 from gateway.shelf.classifier import Classifier
+from gateway.shelf.matchings import Matchings
 from observability.telemetry import Telemetry
 from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
 from router.matching import Route
@@ -25,7 +27,9 @@ class Library:
 
     def __init__(self, telemetry: Telemetry) -> None:
         self.store = MemoryStore()
-        self.classifier = Classifier(self.store, FakeEmbedder(), telemetry, min_score=0.2, margin=0.02)
+        self.classifier = Classifier(
+            self.store, FakeEmbedder(), Matchings(self.store, now=time.time), telemetry, min_score=0.2, margin=0.02
+        )
         self.catalog = Catalog()
 
     async def learn(self, owner: str, name: str, text: str, title: str = "x") -> Version:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateway.ingestion.reader import Reader
 from gateway.pool import WorkerPool
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
+from gateway.shelf.matchings import Matchings
 from gateway.shelf.prefixes import PrefixCache
 from gateway.shelf.reading import Reading
 from gateway.tiers.disk_keeper import DiskKeeper
@@ -45,7 +47,7 @@ class Desk:
         tokenizer = simple()
         ledger = Ledger({self.worker.name: self.kv_server.name})
         reading = Reading(tokenizer, derive(tokenizer, CHUNK), "fingerprint", SECRET, CONTEXT, RESERVE)
-        classifier = Classifier(self.store, None, telemetry, min_score=0.2, margin=0.02)
+        classifier = Classifier(self.store, None, Matchings(self.store, now=time.time), telemetry, min_score=0.2, margin=0.02)
         hosts = Hosts([self.kv_server], ledger)
         keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), reading, Disk(), telemetry, token_bytes=1.0)
         self.shelf = Shelf(self.store, classifier, reading, keeper.check, now=lambda: 0.0)

@@ -22,7 +22,7 @@ from router.matching import (
     Parameters,
     Route,
     decide,
-    leading,
+    places_of_best,
     scores,
     signs,
 )
@@ -122,7 +122,7 @@ def test_the_decision_depends_on_the_scores_alone_not_on_their_order(
 def test_the_leading_ones_are_those_of_a_sorted_list(found: list[float], count: int) -> None:
     view = documents("".join(chr(ord("a") + number) for number in range(len(found))))
     expected = sorted(range(len(found)), key=lambda n: (-found[n], view[n].id))[:count]
-    assert leading(view, np.array(found, dtype=np.float32), count) == expected
+    assert places_of_best(view, np.array(found, dtype=np.float32), count) == expected
 
 
 def test_each_kind_of_evidence_counts_by_its_weight() -> None:

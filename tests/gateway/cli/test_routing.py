@@ -119,3 +119,29 @@ async def test_what_is_no_command_is_a_question(cli: Cli) -> None:
 async def test_a_key_file_that_can_not_be_read_is_said(cli: Cli, tmp_path: Path) -> None:
     result = await cli("route", "--key-file", str(tmp_path), "What?", KVSHELF_KEY=None)
     assert (result.exit_code, "can't be read" in result.stderr) == (1, True)
+
+
+async def test_fitting_says_what_it_gains_and_undoes_it(cli: Cli, tmp_path: Path) -> None:
+    asked = [
+        ("How many euros is the deposit?", "lease"),
+        ("Who pays the deposit?", "lease"),
+        ("Which taxis need a receipt?", "expenses"),
+        ("zebra xylophone", None),
+    ]
+    lines = [{"question": f"{text} {number}", "document": document} for number in range(10) for text, document in asked]
+    path = str(labelled(tmp_path, *lines))
+    result = await cli("route", "fit", "--questions", path)
+    assert result.exit_code == 0, result.stderr
+    assert "40 questions, 10 of them for no document" in result.stdout
+    assert "Kept" in result.stdout
+    found = json.loads((await cli("route", "fit", "--questions", path, "--json")).stdout)
+    assert found["before"].keys() == found["after"].keys() >= {"top1", "answered", "calibration_error"}
+    assert (await cli("route", "fit", "--reset")).stdout == "As shipped.\n"
+    assert (await cli("route", "fit", "--reset")).stdout == "It was as shipped already.\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--reset", "--questions", "FILE"]])
+async def test_fitting_needs_either_questions_or_a_reset(cli: Cli, files: tuple[Path, Path], arguments: list[str]) -> None:
+    result = await cli("route", "fit", *(str(files[1]) if argument == "FILE" else argument for argument in arguments))
+    assert result.exit_code == 2
+    assert "Give either --questions FILE or --reset." in result.stderr

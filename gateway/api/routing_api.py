@@ -1,0 +1,71 @@
+"""How questions without a document find theirs: the classifier's dry run, and fitting it to a tenant's own labelled questions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, delete, post
+from litestar.di import NamedDependency
+from msgspec import Meta
+
+from gateway.api.documents_api import decode
+from gateway.auth import Principal
+from gateway.shelf.classifier import Classifier
+from gateway.shelf.documents import Shelf
+from gateway.shelf.tuning import MAX_QUESTIONS, Fitted, Tuning
+from router.evaluation import Labelled
+from router.matching import Match, Route
+
+
+class RouteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    question: str
+    earlier: tuple[str, ...] = ()
+    """What the user said before it: a conversation stays with its document until a question leaves it."""
+
+
+class RouteView(msgspec.Struct, frozen=True):
+    """`decision`: route, ambiguous or no_match; `document` and `score` only for a route."""
+
+    decision: str
+    document: str | None
+    score: float | None
+    candidates: tuple[Match, ...]
+
+
+class FitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    questions: Annotated[tuple[Labelled, ...], Meta(min_length=1, max_length=MAX_QUESTIONS)]
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """`was_fitted`: whether there was anything to undo."""
+
+    was_fitted: bool
+
+
+@post("/v1/route", status_code=200, tags=["routing"])
+async def route(
+    shelf: NamedDependency[Shelf], classifier: NamedDependency[Classifier], request: Request[Any, Principal, Any]
+) -> RouteView:
+    """Which document a question would go to, with the candidates and their scores. Asks nothing."""
+    request.auth.need("ask")
+    asked = decode(await request.body(), RouteRequest)
+    decision = await classifier.find(shelf.catalog, request.auth.tenant, (*asked.earlier, asked.question))
+    found = decision if isinstance(decision, Route) else None
+    tag = str(type(decision).__struct_config__.tag)
+    return RouteView(tag, found.document if found else None, found.score if found else None, decision.candidates)
+
+
+@post("/v1/route/fit", status_code=200, tags=["routing"])
+async def fit(shelf: NamedDependency[Shelf], tuning: NamedDependency[Tuning], request: Request[Any, Principal, Any]) -> Fitted:
+    """Fit this tenant's routing to labelled questions, say what that gives on questions held out, and keep it if it is better."""
+    request.auth.need("documents")
+    asked = decode(await request.body(), FitRequest)
+    return await tuning.fit(shelf.catalog, request.auth.tenant, asked.questions)
+
+
+@delete("/v1/route/fit", status_code=200, tags=["routing"])
+async def reset(tuning: NamedDependency[Tuning], request: Request[Any, Principal, Any]) -> Reset:
+    """Back to the parameters that kvshelf ships."""
+    request.auth.need("documents")
+    return Reset(await tuning.reset(request.auth.tenant))
