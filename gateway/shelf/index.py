@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from backends.base import Vectors
 from backends.lexical import LexicalIndex
 from router.documents import Document
-from router.evidence import KINDS, LEXICAL_KINDS, Evidence, dense_evidence, mean_vector
+from router.evidence import KINDS, LEXICAL_KINDS, Evidence, Quantised, dense_evidence, mean_vector, quantised
 from router.matching import Matching
 from router.naming import Names, Term, name_terms
 
@@ -31,14 +31,14 @@ class Features(msgspec.Struct, frozen=True):
 
     texts: tuple[str, ...]
     identifiers: frozenset[Term]
-    vectors: NDArray[np.floating[Any]] | None = None
+    vectors: Quantised | None = None
     mean: Vectors | None = None
 
 
 def features(texts: tuple[str, ...], identifiers: frozenset[Term], vectors: NDArray[np.floating[Any]] | None) -> Features:
     if vectors is None:
         return Features(texts, identifiers)
-    return Features(texts, identifiers, vectors.astype(np.float16), mean_vector(vectors))
+    return Features(texts, identifiers, quantised(vectors), mean_vector(vectors))
 
 
 class Index:
