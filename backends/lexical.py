@@ -11,14 +11,12 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.words import content_words
 from router.evidence import OPENING, Evidence
 
 
 class LexicalIndex:
-    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
-        """`texts`: for each document the texts that stand for it, at least one, the most telling first."""
-        words = [[content_words(text) for text in document] for document in texts]
+    def __init__(self, words: Sequence[Sequence[Sequence[str]]]) -> None:
+        """`words`: for each document the content words of the texts that stand for it, at least one, the most telling first."""
         self._starts: NDArray[np.intp] = np.cumsum([0, *map(len, words)][:-1]) if words else np.zeros(0, dtype=np.intp)
         self._texts = _Bm25([text for document in words for text in document])
         self._wholes = _Bm25([[word for text in document for word in text] for document in words])
@@ -33,7 +31,7 @@ class LexicalIndex:
 
 
 class _Bm25:
-    def __init__(self, texts: Sequence[list[str]]) -> None:
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
         self._count = len(texts)
         self._index: bm25s.BM25 | None = None
         if any(texts):

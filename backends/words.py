@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 
 import Stemmer
@@ -42,5 +43,4 @@ def content_words(text: str) -> list[str]:
             plain = version[1] if version else word
             if plain not in STOP_WORDS:
                 found.append(plain)
-    stemmed: list[str] = _STEMMERS.english.stemWords(found)
-    return stemmed
+    return [sys.intern(word) for word in _STEMMERS.english.stemWords(found)]  # kept for every document: each word once

@@ -18,7 +18,6 @@ from router.documents import Descriptor, Document, DocumentId, Owner
 from router.errors import KvshelfError
 from router.evaluation import Judged, Labelled, judge
 from router.matching import decide
-from router.naming import identifiers
 from router.prompts import clean_text
 
 log = structlog.get_logger("evaluation")
@@ -38,7 +37,7 @@ async def index(folder: Path, embedder: Embedder | None, *, on_document: Callabl
         about = routing_texts(descriptor, text)
         vectors = await embedder.embed(about) if embedder is not None else None
         documents.append(Document(owner=ALONE, id=DocumentId(document_id), descriptor=descriptor))
-        found.append(features(about, identifiers(text), vectors))
+        found.append(features(descriptor, text, vectors))
         on_document(number + 1, len(texts))
     return Index(documents, found)
 

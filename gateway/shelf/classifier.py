@@ -6,6 +6,7 @@ whether a conversation stays `router/conversation.py`'s. Without an embedding mo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from backends.base import Embedder, Store
 from backends.words import content_words
-from gateway.shelf.index import Index, features
+from gateway.shelf.index import Index, embedded, features
 from gateway.shelf.matchings import Matchings
 from gateway.shelf.views import Views
 from observability.telemetry import OUTCOME, Telemetry
@@ -27,7 +28,6 @@ from router.errors import KvshelfError, StoreUnavailable
 from router.evaluation import Labelled
 from router.fitting import Example
 from router.matching import Ambiguous, Decision, Matching, NoMatch, Route, Scores, decide, places_of_best, scores
-from router.naming import identifiers
 
 log = structlog.get_logger("classifier")
 
@@ -69,7 +69,7 @@ class Classifier:
         vectors = await self._embed(texts)
         if vectors is not None:
             await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
-        self._views.put(version_id, features(texts, identifiers(text), vectors))
+        self._views.put(version_id, await asyncio.to_thread(features, descriptor, text, vectors))
 
     async def recall(self, version_id: VersionId, descriptor: Descriptor) -> None:
         """Take a stored version in, with its stored vectors where they fit the embedding model and the texts."""
@@ -82,7 +82,7 @@ class Classifier:
             await self.learn(version_id, descriptor, content.text)
             return
         known = vectors.reshape(len(texts), -1) if self._embedder is not None else None
-        self._views.put(version_id, features(texts, identifiers(content.text), known))
+        self._views.put(version_id, await asyncio.to_thread(features, descriptor, content.text, known))
 
     def forget(self, version_id: VersionId) -> None:
         self._views.forget(version_id)
@@ -163,7 +163,7 @@ class Classifier:
             with suppress(StoreUnavailable):  # a question does not fail for it; it is embedded again after a restart
                 await self._store.set_vectors(version_id, vectors.astype(np.float16).tobytes(), self._embedder_name)
             if self._views.get(version_id) is before:
-                self._views.put(version_id, features(before.texts, before.identifiers, vectors))
+                self._views.put(version_id, embedded(before, vectors))
 
     async def _embed(self, texts: tuple[str, ...]) -> NDArray[np.float32] | None:
         if self._embedder is None:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from backends.base import Vectors
 from backends.lexical import LexicalIndex
-from router.documents import Document
+from backends.words import content_words
+from router.descriptors import routing_texts
+from router.documents import Descriptor, Document
 from router.evidence import KINDS, LEXICAL_KINDS, Evidence, Quantised, dense_evidence, mean_vector, quantised
 from router.matching import Matching
-from router.naming import Names, Term, name_terms
+from router.naming import Names, Term, identifiers, name_terms
 
 SHORTLIST = 128
 """So many documents are compared text by text: those that lead by their words and by what they are about as a whole. On manual pages
@@ -27,18 +29,25 @@ _MEAN = KINDS.index("meaning of the whole")
 
 
 class Features(msgspec.Struct, frozen=True):
-    """What stands for one document: its texts, a row of `vectors` for each (None where they are not embedded), their mean."""
+    """What stands for one document: its texts, their content words, a row of `vectors` for each (None where they are not
+    embedded), and the mean of these."""
 
     texts: tuple[str, ...]
+    words: tuple[list[str], ...]
     identifiers: frozenset[Term]
     vectors: Quantised | None = None
     mean: Vectors | None = None
 
 
-def features(texts: tuple[str, ...], identifiers: frozenset[Term], vectors: NDArray[np.floating[Any]] | None) -> Features:
-    if vectors is None:
-        return Features(texts, identifiers)
-    return Features(texts, identifiers, quantised(vectors), mean_vector(vectors))
+def features(descriptor: Descriptor, text: str, vectors: NDArray[np.floating[Any]] | None = None) -> Features:
+    """`vectors`: those of `routing_texts(descriptor, text)`. Takes a while for a long text."""
+    texts = routing_texts(descriptor, text)
+    known = Features(texts, tuple(content_words(one) for one in texts), identifiers(text))
+    return known if vectors is None else embedded(known, vectors)
+
+
+def embedded(known: Features, vectors: NDArray[np.floating[Any]]) -> Features:
+    return msgspec.structs.replace(known, vectors=quantised(vectors), mean=mean_vector(vectors))
 
 
 class Index:
@@ -49,8 +58,11 @@ class Index:
         means = [feature.mean for feature in features if feature.mean is not None]
         self._means = np.stack(means) if means and len(means) == len(features) else None
         # Whoever knows a document's id may well ask by it.
-        texts = [(f"{d.id} {about}", *more) for d, (about, *more) in zip(documents, (f.texts for f in features), strict=True)]
-        self._lexical = LexicalIndex(texts)
+        words = [
+            [content_words(document.id) + about, *more]
+            for document, (about, *more) in zip(documents, (feature.words for feature in features), strict=True)
+        ]
+        self._lexical = LexicalIndex(words)
         names = [name_terms(document.id, document.descriptor.aliases) for document in documents]
         self._names = Names(names, [feature.identifiers for feature in features])
 

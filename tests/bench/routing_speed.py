@@ -65,8 +65,7 @@ async def _routed(documents: list[tuple[Document, str, Vectors]], asked: list[st
     catalog = Catalog(tuple(document for document, _, _ in documents))
     for document, text, vectors in documents:
         assert document.current is not None
-        texts = routing_texts(document.descriptor, text)
-        classifier._views.put(document.current.id, features(texts, frozenset(), vectors))
+        classifier._views.put(document.current.id, features(document.descriptor, text, vectors))
     await classifier.find(catalog, TENANT, asked[:1])
     rows = []
     for at_once in AT_ONCE:
@@ -101,7 +100,7 @@ async def _routed(documents: list[tuple[Document, str, Vectors]], asked: list[st
 
 
 async def _search(documents: list[tuple[Document, str, Vectors]], asked: list[str], model: SentenceEmbedder) -> list[str]:
-    known = [features(routing_texts(document.descriptor, text), frozenset(), vectors) for document, text, vectors in documents]
+    known = [features(document.descriptor, text, vectors) for document, text, vectors in documents]
     ticking, lags, started = asyncio.Event(), list[float](), time.perf_counter()
     watching = asyncio.create_task(_lag(ticking, lags))
     index = await asyncio.to_thread(Index, [document for document, _, _ in documents], known)

@@ -44,7 +44,7 @@ class Shelves:
         for one in documents:
             assert one.current is not None
             self.catalog = self.catalog.with_document(one)
-            self.views.put(one.current.id, Features((one.id,), frozenset()))
+            self.views.put(one.current.id, Features((one.id,), ([one.id],), frozenset()))
 
     def remove(self, one: Document) -> None:
         assert one.current is not None
