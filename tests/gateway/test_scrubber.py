@@ -156,11 +156,14 @@ async def test_a_suspicion_while_it_rests_is_looked_into_afterwards_and_damage_e
         await running.ask(QUESTION, document="a")
         await eventually(lambda: server.verified)
         worker.forgets = False
-        for _ in range(2):
+        for times in (1, 2):
             running.cool()
             running.damage("a", 5)
             await running.ask(QUESTION, document="a")
-            await eventually(lambda: running.whole("a"))
+            # Until the repair is over: a question beside it meets what it reads, and suspects nothing.
+            mended = {"damaged kv": times, "repairs kv mended": times}
+            await eventually(lambda mended=mended: running.metrics_hold(mended))
+            assert running.whole("a")
 
 
 async def test_files_are_read_at_the_rate_that_is_allowed(tmp_path: Path) -> None:
