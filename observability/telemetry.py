@@ -31,6 +31,8 @@ SCORE = "kvshelf.score"
 WORKER = "kvshelf.worker"
 TIER = "kvshelf.tier"
 OUTCOME = "kvshelf.outcome"
+EVIDENCE = "kvshelf.evidence"
+"""What a question without a document was matched by: `all`, or its `words` alone."""
 TENANT = "kvshelf.tenant"
 PROMPT_TOKENS = "gen_ai.usage.input_tokens"
 CACHED_TOKENS = "gen_ai.usage.cached_tokens"
@@ -96,7 +98,7 @@ class Telemetry:
         self.retries = meter.create_counter(
             "kvshelf.retries", description="Questions sent to a second worker before their first token"
         )
-        self.routes = meter.create_counter("kvshelf.routes", description="The classifier's decisions, by outcome")
+        self.routes = meter.create_counter("kvshelf.routes", description="The classifier's decisions, by outcome and evidence")
         self.routing_time = meter.create_histogram(
             "kvshelf.routing",
             unit="s",

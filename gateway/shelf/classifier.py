@@ -16,11 +16,12 @@ import structlog
 from numpy.typing import NDArray
 
 from backends.base import Embedder, Store
+from backends.batching import EmbedderOverloaded
 from backends.words import content_words
 from gateway.shelf.index import Index, embedded, features
 from gateway.shelf.matchings import Matchings
 from gateway.shelf.views import Views
-from observability.telemetry import OUTCOME, Telemetry
+from observability.telemetry import EVIDENCE, OUTCOME, Telemetry
 from router.conversation import continued
 from router.descriptors import routing_texts
 from router.documents import Catalog, Descriptor, Document, DocumentId, TenantId, VersionId
@@ -96,6 +97,7 @@ class Classifier:
         started = time.perf_counter()
         turns = [_shortened(turn) for turn in turns[-TURNS:]]
         decision: Decision = NoMatch(())
+        asked: NDArray[np.float32] | None = None
         index = await self._views.of(catalog, tenant)
         if len(index):
             leading(_leaders(index.documents, index.lexical(content_words(turns[-1]))[0]))
@@ -110,7 +112,8 @@ class Classifier:
             if isinstance(decision, Ambiguous):
                 leading(_leaders(index.documents, found))
         self._telemetry.routing_time.record(time.perf_counter() - started)
-        self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag)})
+        by = "words" if asked is None else "all"
+        self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag), EVIDENCE: by})
         return decision
 
     async def examples(
@@ -170,9 +173,12 @@ class Classifier:
             return None
         try:
             vectors = await self._embedder.embed(texts)
+        except EmbedderOverloaded:
+            return None  # for this question; the next one may be embedded again, and the counter of routes tells of it
         except (KvshelfError, RuntimeError) as error:
+            if self.problem is None:
+                log.warning("embedding_failed", error=str(error), consequence="routing is lexical only")
             self.problem = f"{error}: routing is lexical only"
-            log.warning("embedding_failed", error=str(error), consequence="routing is lexical only")
             return None
         self.problem = None
         return vectors
