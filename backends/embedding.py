@@ -54,11 +54,14 @@ class SentenceEmbedder:
         try:
             import torch
             from sentence_transformers import SentenceTransformer
+            from threadpoolctl import threadpool_limits
             from transformers.utils.logging import disable_progress_bar
 
             # A worker on the same cores spins for a second after each answer; two threads that wait for one another
             # between its turns take 200 to 400 ms for a question, one takes 15.
             torch.set_num_threads(1)
+            # Matching multiplies small matrices: numpy's own threads, which spin between them, cost half of all questions a second.
+            threadpool_limits(limits=1, user_api="blas")
             disable_progress_bar()  # type: ignore[no-untyped-call]
             return SentenceTransformer(str(folder), device="cpu")
         except (ImportError, OSError, ValueError) as error:
