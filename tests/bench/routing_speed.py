@@ -30,7 +30,7 @@ from tests.bench.measure import Times
 from tests.bench.routing_sets import MODEL, SETS
 from tests.fakes.store import MemoryStore
 
-SIZES = (1_000,)
+SIZES = (1_000, 10_000)
 PASSAGES, PASSAGE_WORDS = 30, 100
 VOCABULARY = 50_000
 TENANT = TenantId("tenant")
