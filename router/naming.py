@@ -13,6 +13,7 @@ Term = tuple[str, ...]
 
 _PART = re.compile(r"[^\W_]+")
 _JOINED = re.compile(r"[^\W_]+(?:[-_./][^\W_]+)+")
+_CODE = re.compile(r"\b[A-Z]{1,4}[0-9]{1,5}\b")
 SEVERAL = -1
 LONGEST = 8
 """Parts of a name; longer ones are cut."""
@@ -27,8 +28,8 @@ def term(text: str) -> Term:
 
 
 def identifiers(text: str) -> frozenset[Term]:
-    """What looks like a number of a contract, a part, an error: joined, with a digit and a letter in it."""
-    found = set()
+    """What looks like a number of a contract, a part, an error: joined, with a digit and a letter in it, or capitals and a number."""
+    found = {(code.lower(),) for code in _CODE.findall(text)}
     for match in _JOINED.finditer(text.lower()):
         word = match[0]
         if len(word) >= 4 and any(map(str.isdigit, word)) and any(map(str.isalpha, word)):

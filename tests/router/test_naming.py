@@ -58,12 +58,12 @@ def test_an_alias_of_two_documents_names_neither() -> None:
     assert names.named("What is the tariff?") is None
 
 
-@pytest.mark.parametrize("text", ["VT-771-940", "ts_3005", "ISO/9001a", "v2.0"])
+@pytest.mark.parametrize("text", ["VT-771-940", "ts_3005", "ISO/9001a", "v2.0", "E5", "RFC2119"])
 def test_what_joins_letters_and_digits_is_an_identifier(text: str) -> None:
     assert len(identifiers(f"See {text}, please.")) == 1
 
 
-@pytest.mark.parametrize("text", ["2026-11-24", "well-known", "3.14", "B2B", "room 12", "a-1"])
+@pytest.mark.parametrize("text", ["2026-11-24", "well-known", "3.14", "B2B", "room 12", "a-1", "ipv6", "512M"])
 def test_dates_numbers_and_words_are_no_identifiers(text: str) -> None:
     assert not identifiers(f"See {text}, please.")
 
