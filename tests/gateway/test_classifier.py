@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from backends.base import Content
+from backends.base import Content, Vectors
+from backends.batching import EmbedderOverloaded
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.matchings import Matchings
 from observability.telemetry import Telemetry
@@ -112,3 +114,19 @@ async def test_a_document_read_without_the_embedding_model_is_embedded_when_it_i
     await gateway.json("PATCH", "/v1/documents/expenses", json={"summary": ""})  # has it learnt anew, by the book
     assert gateway.embedder.texts > embedded
     assert await gateway.json("POST", "/v1/route", json=question) == both
+
+
+async def test_an_overloaded_embedding_model_makes_this_question_lexical_and_no_alarm(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.add("# Lease\n\nThe deposit is 2,400 euros.", id="lease")
+
+    async def overloaded(texts: Sequence[str]) -> Vectors:
+        raise EmbedderOverloaded("too many")
+
+    monkeypatch.setattr(gateway.embedder, "embed", overloaded)
+    routed = await gateway.json("POST", "/v1/route", json={"question": "How many euros is the deposit?"})
+    assert routed["document"] == "lease"
+    assert (await gateway.json("GET", "/health/ready"))["problems"] == {}
+    metrics = gateway.telemetry.prometheus().decode()
+    assert re.search(r'kvshelf_routes_total\{[^}]*kvshelf_evidence="words"[^}]*\} 1\.0', metrics)
