@@ -32,6 +32,7 @@ from gateway.asking.asker import Asker
 from gateway.asking.bookings import Bookings
 from gateway.asking.cold import ColdQuestions
 from gateway.asking.gathering import Gatherer
+from gateway.asking.second_look import SecondLook
 from gateway.auth import Authenticator, KeyMiddleware
 from gateway.config import Config
 from gateway.errors import HANDLERS
@@ -147,9 +148,23 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         at_once=config.gathering.at_once,
         context_tokens=config.model.context_tokens,
     )
+    looking = config.routing.second_look
+    second_look = SecondLook(
+        shelf,
+        pool,
+        prefixes,
+        ledger,
+        reading,
+        telemetry,
+        candidates=looking.candidates if looking is not None else 0,
+        time_limit_s=looking.time_limit_s if looking is not None else 0.0,
+        lead_below=looking.lead_below if looking is not None else 0.0,
+        **thresholds,
+    )
     chat = ChatHandler(
         shelf,
         classifier,
+        second_look,
         asker,
         gatherer,
         bookings,
@@ -189,6 +204,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         "telemetry": telemetry,
         "shelf": shelf,
         "classifier": classifier,
+        "second_look": second_look,
         "tuning": Tuning(classifier, matchings, **thresholds),
         "health": Health(pool, hosts, parts.store, classifier, catalog_watcher),
         "views": DocumentViews(shelf, ledger, uses),

@@ -22,6 +22,7 @@ from backends.settings import LocalEngine, Model, Name, Port, Positive, Positive
 from gateway import strict_yaml
 from gateway.strict_yaml import ConfigError
 from router.defaults import MARGIN, MIN_SCORE
+from router.matching import CANDIDATES
 from router.policies import CHOICES, DEFAULT
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -110,6 +111,17 @@ class Embedding(msgspec.Struct, frozen=True):
     """Questions that wait to be embedded; while there are so many, others are routed by their words alone."""
 
 
+class SecondLook(msgspec.Struct, frozen=True):
+    """Where it is in doubt which document a question is about, the engine itself is asked, of those whose KV is at hand."""
+
+    candidates: Annotated[int, Meta(ge=2, le=CANDIDATES)] = 2
+    """How many, the likeliest, are asked."""
+    time_limit_s: PositiveFloat = 1.0
+    """What a question waits for it at most."""
+    lead_below: Share = 0.0
+    """In doubt is what is ambiguous, and also a document that was found but leads the second by less than this."""
+
+
 class Routing(msgspec.Struct, frozen=True):
     """Scores are probabilities: that a document is the one that a question without a name is about."""
 
@@ -117,6 +129,8 @@ class Routing(msgspec.Struct, frozen=True):
     """A question goes to a document that has at least this. Where only several have it together it is ambiguous, else no match."""
     margin: Share = MARGIN
     """The first document must lead the second by this much, else the question is ambiguous."""
+    second_look: SecondLook | None = None
+    """Absent: the engine is never asked."""
 
 
 class Gathering(msgspec.Struct, frozen=True):

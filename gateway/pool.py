@@ -16,7 +16,7 @@ from backends.base import Worker
 from router.documents import Version
 from router.errors import EngineUnavailable
 from router.placement import Costs, WorkerView, choose
-from router.residency import Ledger
+from router.residency import Ledger, Tier
 
 log = structlog.get_logger("workers")
 
@@ -102,6 +102,14 @@ class WorkerPool:
         if chosen is not None:
             return among[chosen].worker
         raise _why_not(among, avoid, host, worker)
+
+    def warm(self, version: Version) -> frozenset[str]:
+        """The workers that need no disk to answer from all of this version: it is on their GPU, or in their host's RAM."""
+        return frozenset(name for name in self._members if self._ledger.tier(version, name) in (Tier.GPU, Tier.RAM))
+
+    def pick_warm(self, version: Version) -> Worker:
+        """The worker for a question that is asked of what is at hand or not at all. Raises EngineUnavailable."""
+        return self.pick(version, avoid=frozenset(self._members) - self.warm(version))
 
     def _views(self, version: Version, members: Mapping[str, _Member]) -> list[WorkerView]:
         shares: dict[str | None, tuple[float, float]] = {}

@@ -99,6 +99,9 @@ class Telemetry:
             "kvshelf.retries", description="Questions sent to a second worker before their first token"
         )
         self.routes = meter.create_counter("kvshelf.routes", description="The classifier's decisions, by outcome and evidence")
+        self.second_looks = meter.create_counter(
+            "kvshelf.second_looks", description="Doubtful decisions of which the engine was asked, by what came of it"
+        )
         self.routing_time = meter.create_histogram(
             "kvshelf.routing",
             unit="s",

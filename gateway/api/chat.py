@@ -2,7 +2,7 @@
 
 1. The key gave a Principal (`gateway/auth.py`).
 2. The body is parsed; what is not supported is refused by name.
-3. The document: named, or found by the classifier, among what the tenant may see.
+3. The document: named, or found by the classifier, among what the tenant may see; in doubt, by a second look.
 4. A worker is asked (`gateway/asking/asker.py`). Nothing is sent to the client before the first delta.
    Several documents are asked each by itself, and their answers joined (`gateway/asking/gathering.py`).
 5. The answer is streamed, or gathered; a failure after the first delta is one error event.
@@ -29,6 +29,7 @@ from gateway.asking.asker import Asker, Question
 from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
 from gateway.asking.gathering import Gatherer, Source
+from gateway.asking.second_look import SecondLook
 from gateway.auth import Principal
 from gateway.errors import JSON, NotReady, Unrouted, envelope
 from gateway.shelf.classifier import Classifier
@@ -48,6 +49,7 @@ class ChatHandler:
         self,
         shelf: Shelf,
         classifier: Classifier,
+        second_look: SecondLook,
         asker: Asker,
         gatherer: Gatherer,
         bookings: Bookings,
@@ -60,6 +62,7 @@ class ChatHandler:
     ) -> None:
         self._shelf = shelf
         self._classifier = classifier
+        self._second_look = second_look
         self._asker = asker
         self._gatherer = gatherer
         self._bookings = bookings
@@ -134,6 +137,7 @@ class ChatHandler:
             decision = await self._classifier.find(
                 self._shelf.catalog, principal.tenant, request.questions, leading=self._prefetcher.hint
             )
+            decision = await self._second_look.take(decision, principal.tenant, request.questions[-1])
             if not isinstance(decision, Route):
                 raise _unrouted(decision)
             document, score = self._shelf.catalog.find(principal.tenant, decision.document), decision.score

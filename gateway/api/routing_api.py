@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from msgspec import Meta
 
 from gateway.api.documents_api import decode
+from gateway.asking.second_look import SecondLook
 from gateway.auth import Principal
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
@@ -22,6 +23,8 @@ class RouteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     question: str
     earlier: tuple[str, ...] = ()
     """What the user said before it: a conversation stays with its document until a question leaves it."""
+    second_look: bool = False
+    """Take a second look as well where a question would be given one (`routing.second_look` in the configuration)."""
 
 
 class RouteView(msgspec.Struct, frozen=True):
@@ -45,12 +48,17 @@ class Reset(msgspec.Struct, frozen=True):
 
 @post("/v1/route", status_code=200, tags=["routing"])
 async def route(
-    shelf: NamedDependency[Shelf], classifier: NamedDependency[Classifier], request: Request[Any, Principal, Any]
+    shelf: NamedDependency[Shelf],
+    classifier: NamedDependency[Classifier],
+    second_look: NamedDependency[SecondLook],
+    request: Request[Any, Principal, Any],
 ) -> RouteView:
-    """Which document a question would go to, with the candidates and their scores. Asks nothing."""
+    """Which document a question would go to, with the candidates and their scores. Asks the engine for a second look only."""
     request.auth.need("ask")
     asked = decode(await request.body(), RouteRequest)
     decision = await classifier.find(shelf.catalog, request.auth.tenant, (*asked.earlier, asked.question))
+    if asked.second_look:
+        decision = await second_look.take(decision, request.auth.tenant, asked.question)
     found = decision if isinstance(decision, Route) else None
     tag = str(type(decision).__struct_config__.tag)
     return RouteView(tag, found.document if found else None, found.score if found else None, decision.candidates)

@@ -167,6 +167,8 @@ class FakeWorker:
         self.words = list(words)
         self.says: dict[str, list[str]] = {}
         """Other words for the questions of a salt."""
+        self.alternatives: dict[str, dict[str, float]] = {}
+        """What a salt's answers might have said instead, by log-probability."""
         self.gpu: dict[str, set[tuple[int, ...]]] = {}
         self.problem: str | None = None
         self.faults: list[Fault] = []
@@ -226,7 +228,8 @@ class FakeWorker:
                 self.answering = request
                 await self.before_delta(number)
             await asyncio.sleep(0)
-            logprobs = TokenLogprobs([word], [-0.5], [{word: -0.5}]) if "logprobs" in request else None
+            others = self.alternatives.get(request["cache_salt"], {word: -0.5})
+            logprobs = TokenLogprobs([word], [-0.5], [others]) if "logprobs" in request else None
             last = number == len(words) - 1
             yield Delta(word, ("length" if len(words) < len(answer) else "stop") if last else None, logprobs)
         if fault is not None:

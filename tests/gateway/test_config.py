@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import config
-from gateway.config import SECRET_VARIABLE, Config
+from gateway.config import SECRET_VARIABLE, Config, SecondLook
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
 
@@ -182,3 +182,11 @@ def test_the_example_of_two_hosts_has_workers_on_both() -> None:
     engine = config.load(Path(__file__).parents[2] / "configs" / "two-hosts.example.yaml").engine
     assert len(engine.workers) > len(engine.kv_servers) == 2
     assert set(engine.hosts.values()) == {server.name for server in engine.kv_servers}
+
+
+def test_a_second_look_is_off_until_it_is_named_and_asks_two_at_least(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL).routing.second_look is None
+    look = load(tmp_path, f"{MINIMAL}routing: {{second_look: {{time_limit_s: 0.5}}}}\n").routing.second_look
+    assert look == SecondLook(candidates=2, time_limit_s=0.5, lead_below=0.0)
+    [problem] = problems(tmp_path, f"{MINIMAL}routing: {{second_look: {{candidates: 1}}}}\n")
+    assert problem.startswith("`routing.second_look.candidates`")

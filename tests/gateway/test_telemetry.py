@@ -13,6 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.base import Memory
+from gateway.config import Routing, SecondLook
 from router.errors import EngineFailed
 from tests.fakes.engine import FakeHost, FakeKVServer, Fault, key_of
 from tests.fakes.gateway import Gateway, eventually
@@ -22,6 +23,7 @@ OBSERVABILITY = Path(__file__).parents[2] / "observability"
 DASHBOARDS = sorted((OBSERVABILITY / "dashboards").glob("*.json"))
 ALERTS = yaml.safe_load((OBSERVABILITY / "alerts.yaml").read_text())
 LEASE = "# Lease\n\nThe deposit is 2,400 euros."
+LOOKING = Routing(min_score=0.2, margin=0.02, second_look=SecondLook(lead_below=1))
 
 
 class SmallServer(FakeKVServer):
@@ -64,6 +66,7 @@ async def use_everything(gateway: Gateway) -> None:
     await gateway.ask("What is the deposit?", document="lease")
     await damage(gateway)
     await bring_ahead(gateway)
+    await gateway.ask("What is the deposit?")  # there is a second document by now, and so a second look
     for name in "abcdef":  # more than there is room for, in RAM and then on disk
         await gateway.add(text(name), id=name)
     await shows(gateway, "kvshelf_evicted_ram_bytes_total")
@@ -112,7 +115,7 @@ def queries() -> list[Any]:
 @pytest.fixture(scope="module")
 async def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     folder = tmp_path_factory.mktemp("metrics")
-    gateway = Gateway(folder, workers=2, disk=budget(5))
+    gateway = Gateway(folder, workers=2, disk=budget(5), routing=LOOKING)
     gateway.kv_servers[0] = SmallServer(gateway.host)
     async with gateway.running():
         await use_everything(gateway)

@@ -1,0 +1,127 @@
+"""Where matching can't tell which document a question is about, the engine is asked: each of the first few, behind its own KV.
+
+1. Only documents whose KV is at hand (on a GPU or in RAM) are asked: nothing is read, restored or kept for it.
+2. All at once, one token each, within a time limit; what has not answered by then is aborted.
+3. What follows is `router/second_look.py`'s. Whatever goes wrong, the first decision stands.
+
+It is part of finding the document: neither a question of the tenant's nor a use of the document is booked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from gateway.pool import WorkerPool
+from gateway.shelf.documents import Shelf
+from gateway.shelf.prefixes import PrefixCache
+from gateway.shelf.reading import Reading
+from observability.telemetry import OUTCOME, Telemetry
+from router.documents import DocumentId, TenantId, Version, VersionState
+from router.errors import KvshelfError, NotFound
+from router.matching import Decision, Route
+from router.prompts import suffix_ids
+from router.residency import Ledger
+from router.second_look import ALTERNATIVES, doubtful, reconsidered, verdict, wording
+from router.upstream import Sampling, body
+
+log = structlog.get_logger("second_look")
+
+_SAMPLING = Sampling(temperature=0, logprobs=ALTERNATIVES)
+
+
+class SecondLook:
+    def __init__(
+        self,
+        shelf: Shelf,
+        pool: WorkerPool,
+        prefixes: PrefixCache,
+        ledger: Ledger,
+        reading: Reading,
+        telemetry: Telemetry,
+        *,
+        candidates: int,
+        time_limit_s: float,
+        lead_below: float,
+        min_score: float,
+        margin: float,
+    ) -> None:
+        """`candidates`: so many, the likeliest, may be asked; 0: none ever is. `lead_below`: a route that leads by less is in doubt."""
+        self._shelf = shelf
+        self._pool = pool
+        self._prefixes = prefixes
+        self._ledger = ledger
+        self._reading = reading
+        self._telemetry = telemetry
+        self._candidates = candidates
+        self._time_limit_s = time_limit_s
+        self._lead_below = lead_below
+        self._min_score = min_score
+        self._margin = margin
+
+    async def take(self, decision: Decision, tenant: TenantId, question: str) -> Decision:
+        """The decision about this question, after a second look where one is worth while and can be had."""
+        if not self._candidates or not doubtful(decision, lead_below=self._lead_below):
+            return decision
+        outcome, found = await self._look(decision, tenant, question)
+        self._telemetry.second_looks.add(1, {OUTCOME: outcome})
+        return found
+
+    async def _look(self, decision: Decision, tenant: TenantId, question: str) -> tuple[str, Decision]:
+        warm = self._warm(decision, tenant)
+        if len(warm) < 2:
+            return "cold", decision  # of one alone it could not be told from its habit
+        turns = ({"role": "user", "content": wording(question)},)
+        suffix = suffix_ids(self._reading.layout, self._reading.tokenizer, turns)
+        asked = {document: asyncio.create_task(self._verdict(version, suffix)) for document, version in warm.items()}
+        try:
+            _, late = await asyncio.wait(asked.values(), timeout=self._time_limit_s)
+        finally:
+            for task in asked.values():
+                task.cancel()
+            await asyncio.gather(*asked.values(), return_exceptions=True)
+        told = {document: task.result() for document, task in asked.items() if task not in late}
+        verdicts = {document: word for document, word in told.items() if word is not None}
+        if len(verdicts) < 2:
+            return "timed_out" if late else "failed", decision
+        found = reconsidered(decision, verdicts, min_score=self._min_score, margin=self._margin)
+        return "decided" if isinstance(found, Route) else "undecided", found
+
+    def _warm(self, decision: Decision, tenant: TenantId) -> dict[DocumentId, Version]:
+        """Those of the first candidates that can be asked without anything being read."""
+        found = {}
+        for match in decision.candidates[: self._candidates]:
+            try:
+                document = self._shelf.catalog.find(tenant, match.document)
+            except NotFound:
+                continue  # removed meanwhile
+            version = document.current
+            answers = version is not None and version.state is VersionState.READY and not self._shelf.is_stale(document)
+            if version is not None and answers and self._pool.warm(version):
+                found[document.id] = version
+        return found
+
+    async def _verdict(self, version: Version, suffix: list[int]) -> float | None:
+        """The engine's word on one document; None where it has none."""
+        self._ledger.lease(version)
+        try:
+            prefix = await self._prefixes.get(version)
+            if version.prefix_tokens + len(suffix) >= self._reading.context_tokens:
+                return None
+            request = body(prefix.opening, suffix, salt=version.salt, keep_tokens=0, max_tokens=1, sampling=_SAMPLING)
+            worker = self._pool.pick_warm(version)
+            word = None
+            with self._pool.slot(worker), self._pool.waiting(worker):
+                async with worker.complete(request) as deltas:
+                    async for delta in deltas:
+                        alternatives = delta.logprobs.top_logprobs if delta.logprobs is not None else None
+                        if word is None and alternatives and alternatives[0]:
+                            word = verdict(alternatives[0])
+        except KvshelfError as error:
+            log.info("second_look_failed", version=version.id, error=str(error))
+            return None
+        else:
+            return word
+        finally:
+            self._ledger.release(version)
