@@ -36,6 +36,7 @@ from gateway.asking.second_look import SecondLook
 from gateway.auth import Authenticator, KeyMiddleware
 from gateway.config import Config
 from gateway.errors import HANDLERS
+from gateway.ingestion.describer import Describer
 from gateway.ingestion.ingestion import Ingestion
 from gateway.ingestion.reader import Reader
 from gateway.ingestion.renewal import Renewal
@@ -115,6 +116,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         segment_target_s=config.ingestion.segment_target_s,
     )
     ingestion = Ingestion(shelf, pool, reader, telemetry)
+    describer = Describer(parts.store, shelf, pool, prefixes, ledger, reading, rest_s=engine.check_interval_s)
     renewal = Renewal(shelf, uses)
     reaper = Reaper(parts.store, shelf, ledger, prefixes, classifier, hosts)
     moves = Moves(
@@ -186,6 +188,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
             *(part.watch() for part in (pool, hosts, catalog_watcher)),
             *(part.run() for part in (ingestion, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses)),
             *(observer(ledger) for observer in parts.observers),
+            *([describer.run()] if config.ingestion.describe else []),
         ]
         tasks = [asyncio.ensure_future(_watched(task)) for task in running]
         try:

@@ -149,6 +149,8 @@ class Ingestion(msgspec.Struct, frozen=True):
     """A reading hands the worker back to live questions about this often."""
     answer_reserve_tokens: Positive = 1024
     """Context kept free for the question and the answer: a longer document is refused."""
+    describe: bool = False
+    """Have the engine write the summary and the sample questions of documents that have none, while a worker is idle."""
 
 
 class Disk(msgspec.Struct, frozen=True):

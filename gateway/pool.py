@@ -41,6 +41,8 @@ class _Member:
         """Live questions that have no first token yet."""
         self.quiet = asyncio.Event()
         self.quiet.set()
+        self.asked = asyncio.Event()
+        """The opposite of `quiet`."""
 
 
 class WorkerPool:
@@ -111,6 +113,14 @@ class WorkerPool:
         """The worker for a question that is asked of what is at hand or not at all. Raises EngineUnavailable."""
         return self.pick(version, avoid=frozenset(self._members) - self.warm(version))
 
+    def pick_idle(self, version: Version) -> Worker | None:
+        """A worker that has nothing to do, for anybody, and needs no disk to answer from all of this version; None if there is none."""
+        for name in sorted(self.warm(version)):
+            member = self._members[name]
+            if member.problem is None and not member.running and not member.elsewhere:
+                return member.worker
+        return None
+
     def _views(self, version: Version, members: Mapping[str, _Member]) -> list[WorkerView]:
         shares: dict[str | None, tuple[float, float]] = {}
         views = []
@@ -141,16 +151,22 @@ class WorkerPool:
         member = self._members[worker.name]
         member.waiting += 1
         member.quiet.clear()
+        member.asked.set()
         try:
             yield
         finally:
             member.waiting -= 1
             if not member.waiting:
                 member.quiet.set()
+                member.asked.clear()
 
     def busy(self, worker: Worker) -> bool:
         """Whether anything is under way on this worker."""
         return self._members[worker.name].running > 0
+
+    async def asked(self, worker: Worker) -> None:
+        """Return when a live question waits for this worker's first token."""
+        await self._members[worker.name].asked.wait()
 
     async def calm(self) -> None:
         """Return when no live question waits for its first token anywhere."""

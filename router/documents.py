@@ -74,6 +74,9 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     `expires_at` (seconds since the epoch) is until when its KV is kept, None for without end; `ttl_s` is the time to
     live that it came from, None where the moment itself was given. A pinned document has neither: its KV is kept
     whatever else needs the room. `router/retention.py` changes the three.
+
+    `generated` are the descriptor's fields that the engine wrote, `edited` those that somebody changed, which it never
+    writes: `router/describing.py`'s.
     """
 
     owner: Owner
@@ -87,6 +90,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False
     ttl_s: float | None = None
     expires_at: float | None = None
+    generated: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
 
     def expired(self, now: float) -> bool:
         """Whether no KV is to be kept of it any more. Text and catalog entry stay, and questions are answered cold."""

@@ -61,6 +61,12 @@ def refreshed(document: Document, now: float) -> Document:
     return replace(document, expires_at=expires_at) if is_due else document
 
 
+def is_new(digest: str, before: Document | None) -> bool:
+    """Whether a document of this content says something else than before. One that is read anew says the same."""
+    digests = {version.digest for version in before.versions} if before is not None else set()
+    return bool(digests) and digest not in digests
+
+
 def _expiry(document: Document, asked: Retention, now: float, new_content: bool) -> tuple[float | None, float | None]:
     """(ttl_s, expires_at) as they come to be."""
     ttl_s = None if asked.ttl_s is UNSET else asked.ttl_s

@@ -49,6 +49,8 @@ def document_values(document: Document) -> Values:
         "pinned": document.pinned,
         "ttl_s": document.ttl_s,
         "expires_at": document.expires_at,
+        "generated": document.generated,
+        "edited": document.edited,
     }
 
 
@@ -79,6 +81,8 @@ def document_of(row: RowMapping) -> Document:
         pinned=row["pinned"],
         ttl_s=row["ttl_s"],
         expires_at=row["expires_at"],
+        generated=row["generated"],
+        edited=row["edited"],
     )
 
 

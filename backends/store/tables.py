@@ -123,6 +123,8 @@ documents = Table(
     Column("ttl_s", Double),
     Column("expires_at", Double),
     Column("aliases", Strings, nullable=False, server_default="[]"),
+    Column("generated", Strings, nullable=False, server_default="[]"),
+    Column("edited", Strings, nullable=False, server_default="[]"),
     # Both are searched whenever a version is deleted.
     Index(None, "current_id"),
     Index(None, "incoming_id"),

@@ -102,6 +102,8 @@ class DocumentView(msgspec.Struct, frozen=True):
     tags: tuple[str, ...]
     questions: tuple[str, ...]
     aliases: tuple[str, ...]
+    generated: tuple[str, ...]
+    """Which of `summary` and `questions` the engine wrote. Whoever changes one makes it theirs, and it is never written again."""
     shared: bool
     source: str
     state: VersionState
@@ -156,6 +158,7 @@ class DocumentViews:
             tags=descriptor.tags,
             questions=descriptor.questions,
             aliases=descriptor.aliases,
+            generated=document.generated,
             shared=document.owner == SHARED,
             source=document.source,
             state=version.state if version is not None else VersionState.FAILED,

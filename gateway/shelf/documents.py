@@ -15,9 +15,9 @@ import structlog
 from msgspec.structs import replace
 
 from backends.base import Store
-from backends.extract import NotText
 from gateway.shelf.classifier import Classifier
-from gateway.shelf.reading import Reading
+from gateway.shelf.reading import Reading, readable
+from router.describing import Written, changed, declared, described, of_new_content
 from router.documents import (
     Catalog,
     Descriptor,
@@ -30,9 +30,8 @@ from router.documents import (
     VersionState,
     content_digest,
 )
-from router.errors import DocumentTooLong, InvalidRequest, NotFound, StoreUnavailable
-from router.prompts import clean_text
-from router.retention import KEPT, Retention, refreshed, retain
+from router.errors import DocumentTooLong, NotFound, StoreUnavailable
+from router.retention import KEPT, Retention, is_new, refreshed, retain
 
 log = structlog.get_logger("documents")
 
@@ -115,20 +114,13 @@ class Shelf:
         text and a retention that can't be, NotText for a text with NULs, DocumentTooLong for one that leaves no room to
         answer, and StorageFull where the disk tier has none (unless its room isn't needed at once).
         """
-        text = clean_text(raw)
-        if "\0" in text:  # PostgreSQL stores none
-            raise NotText(
-                "The document is binary data; kvshelf reads plain text and Markdown in UTF-8. Convert it to text first.",
-                param="text",
-            )
-        if not text:
-            raise InvalidRequest("The document is empty: it has no text.", param="text")
+        text = readable(raw)
         digest = content_digest(text)
         async with self._locks[owner, document_id]:
             before = self.catalog.get(owner, document_id)
             if before is not None and (same := self._unchanged(before, digest)) is not None:
                 now = self.now()
-                same = retain(replace(same, descriptor=descriptor, source=source), retention, now=now)
+                same = retain(replace(declared(same, descriptor), source=source), retention, now=now)
                 if same == before:
                     return before
                 is_told = same.descriptor != before.descriptor or same.incoming is not before.incoming
@@ -142,11 +134,21 @@ class Shelf:
             if before is None:
                 raise NotFound(f"No document {document_id!r}.", param="document")
             now = self.now()
-            document = retain(before, retention, now=now)
-            document = replace(document, descriptor=replace(before.descriptor, **descriptor), updated_at=now)
+            document = replace(changed(retain(before, retention, now=now), descriptor), updated_at=now)
             version = document.answering if descriptor else None  # retention is nothing that routing has to learn
             text = (await self._store.content(version.id)).text if version is not None else ""
             return await self._save(document, text)
+
+    async def describe(self, owner: Owner, document_id: DocumentId, version_id: VersionId, written: Written) -> None:
+        """Take in what the engine wrote of a version, where it is still lacking. Nothing happens to one that answers no more."""
+        async with self._locks[owner, document_id]:
+            before = self.catalog.get(owner, document_id)
+            if before is None or before.current is None or before.current.id != version_id:
+                return
+            document = described(before, written)
+            if document != before:
+                text = (await self._store.content(version_id)).text
+                await self._save(replace(document, updated_at=self.now()), text)
 
     async def refresh(self, owner: Owner, document_id: DocumentId, now: float) -> None:
         """A question was answered from the document's KV: its TTL counts from now, to the grain that `refreshed` tells.
@@ -203,6 +205,8 @@ class Shelf:
                 return
             ready = replace(version, state=VersionState.READY, read_tokens=version.prefix_tokens, error=None)
             text = (await self._store.content(version.id)).text
+            if document.current is not None and document.current.digest != version.digest:
+                document = of_new_content(document)
             await self._classifier.learn(version.id, document.descriptor, text)
             await self._store.update_version(ready)
             document = replace(document, current=ready, incoming=None)
@@ -228,14 +232,9 @@ class Shelf:
         if needs_room:
             await self._need_room(self.catalog, version.prefix_tokens)
         now = version.created_at
-        document = replace(
-            before or Document(owner=owner, id=document_id, descriptor=descriptor, created_at=now),
-            descriptor=descriptor,
-            source=source,
-            incoming=version,
-            updated_at=now,
-        )
-        document = retain(document, retention, now=now, new_content=_is_new(content_digest(text), before))
+        document = declared(before or Document(owner=owner, id=document_id, descriptor=descriptor, created_at=now), descriptor)
+        document = replace(document, source=source, incoming=version, updated_at=now)
+        document = retain(document, retention, now=now, new_content=is_new(content_digest(text), before))
         await self._store.add_version(document, version, content)
         self._show(document)
         log.info("version_added", document=document_id, version=version.id, prefix_tokens=version.prefix_tokens)
@@ -291,10 +290,3 @@ class Shelf:
     def _announce(self) -> None:
         self.change.set()
         self.change = asyncio.Event()
-
-
-def _is_new(digest: str, before: Document | None) -> bool:
-    """Whether a document of this content says something else than before. One that is read anew says the same."""
-    versions = (before.current, before.incoming) if before is not None else ()
-    digests = {version.digest for version in versions if version is not None}
-    return bool(digests) and digest not in digests

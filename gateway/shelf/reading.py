@@ -7,9 +7,10 @@ import uuid
 import msgspec
 
 from backends.base import Content
+from backends.extract import NotText
 from router.documents import DocumentId, Owner, Version, VersionId, content_digest, version_salt
-from router.errors import DocumentTooLong
-from router.prompts import PromptLayout, Tokenizer, ids_to_bytes, prefix_of
+from router.errors import DocumentTooLong, InvalidRequest
+from router.prompts import PromptLayout, Tokenizer, clean_text, ids_to_bytes, prefix_of
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -53,3 +54,16 @@ class Reading(msgspec.Struct, frozen=True):
             created_at=now,
         )
         return version, Content(text, ids_to_bytes(prefix.ids))
+
+
+def readable(raw: str) -> str:
+    """The text as it is read. Raises InvalidRequest for an empty one, NotText for one with NULs."""
+    text = clean_text(raw)
+    if "\0" in text:  # PostgreSQL stores none
+        raise NotText(
+            "The document is binary data; kvshelf reads plain text and Markdown in UTF-8. Convert it to text first.",
+            param="text",
+        )
+    if not text:
+        raise InvalidRequest("The document is empty: it has no text.", param="text")
+    return text
