@@ -40,6 +40,16 @@ async def test_how_long_a_document_is_kept(store: Store) -> None:
         assert await store.documents() == [kept]
 
 
+async def test_whose_words_a_descriptor_has(store: Store) -> None:
+    for marked in (
+        document(generated=("summary", "questions")),
+        document(generated=("summary",), edited=("questions",)),
+        document(),
+    ):
+        await store.put_document(marked)
+        assert await store.documents() == [marked]
+
+
 async def test_a_version_is_stored_with_its_content_and_its_document(store: Store) -> None:
     new = version(state=VersionState.READING, read_tokens=256, error="retrying", created_at=7.125)
     lease = document(incoming=new)
