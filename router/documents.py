@@ -68,8 +68,18 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
 
 
+class Part(msgspec.Struct, frozen=True):
+    """What makes a document a volume: the document that it is a part of, and the headings that it spans."""
+
+    of: DocumentId
+    headings: str
+
+
 class Document(msgspec.Struct, frozen=True, kw_only=True):
     """A document: `current` is the version that answers, `incoming` the one being read to replace it.
+
+    One that is longer than the model reads is kept in volumes, documents of their own that have a `part`: `volumes` are
+    those that answer for it while it has no `current`, `coming` those being read to replace them. Tenants see the whole alone.
 
     `expires_at` (seconds since the epoch) is until when its KV is kept, None for without end; `ttl_s` is the time to
     live that it came from, None where the moment itself was given. A pinned document has neither: its KV is kept
@@ -87,6 +97,14 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False
     ttl_s: float | None = None
     expires_at: float | None = None
+    part: Part | None = None
+    volumes: tuple[DocumentId, ...] = ()
+    coming: tuple[DocumentId, ...] = ()
+
+    @property
+    def name(self) -> DocumentId:
+        """The id that tenants know it by: of a volume the whole's."""
+        return self.part.of if self.part is not None else self.id
 
     def expired(self, now: float) -> bool:
         """Whether no KV is to be kept of it any more. Text and catalog entry stay, and questions are answered cold."""
@@ -163,9 +181,10 @@ class Catalog:
         return self._documents.get((owner, document_id))
 
     def visible_to(self, tenant: TenantId) -> tuple[Document, ...]:
-        """The tenant's own documents and the shared ones that none of its own stands before, in a stable order."""
+        """The tenant's own documents and the shared ones that none of its own stands before, in a stable order. No volumes."""
         own = Owner(tenant)
-        seen = [d for d in self if d.owner == own or (d.owner == SHARED and (own, d.id) not in self._documents)]
+        whole = (d for d in self if d.part is None)
+        seen = [d for d in whole if d.owner == own or (d.owner == SHARED and (own, d.id) not in self._documents)]
         return tuple(sorted(seen, key=lambda d: d.id))
 
     def find(self, tenant: TenantId, document_id: str) -> Document:
@@ -174,11 +193,29 @@ class Catalog:
         Raises NotFound with the same words whether it does not exist or belongs to somebody else.
         """
         found = self.get(Owner(tenant), DocumentId(document_id)) or self.get(SHARED, DocumentId(document_id))
-        if found is None:
+        if found is None or found.part is not None:
             raise NotFound(
                 f"No document {document_id!r} in your catalog. GET /v1/documents lists what you may ask.", param="document"
             )
         return found
+
+    def answering(self, document: Document) -> tuple[Document, ...]:
+        """The documents whose KV answers for it: itself, or its volumes in the text's order."""
+        return (document,) if document.current is not None else self.parts(document, document.volumes) or (document,)
+
+    def state(self, document: Document) -> VersionState:
+        """How the version that answers is; of volumes that answer or are to come, all together."""
+        if document.current is not None or not (volumes := document.volumes or document.coming):
+            return document.answering.state if document.answering is not None else VersionState.FAILED
+        versions = [part.answering for part in self.parts(document, volumes)]
+        states = {version.state if version is not None else VersionState.FAILED for version in versions}
+        if VersionState.FAILED in states or not states:
+            return VersionState.FAILED
+        return states.pop() if len(states) == 1 else VersionState.READING
+
+    def parts(self, document: Document, volumes: Iterable[DocumentId]) -> tuple[Document, ...]:
+        """These of its volumes."""
+        return tuple(found for volume in volumes if (found := self.get(document.owner, volume)) is not None)
 
     # --- what is looked up at every question
 
@@ -240,6 +277,11 @@ def slug(title: str) -> str:
     """An id made from a title or file name; empty where nothing usable is left."""
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()  # ü is u and a mark
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:80].strip("-")
+
+
+def volume_id(document_id: DocumentId, text: str) -> DocumentId:
+    """A volume's id tells its content: one that a new text has as well is met again. No tenant can give such an id (`#`)."""
+    return DocumentId(f"{document_id}#{content_digest(text)[:16]}")
 
 
 def content_digest(text: str) -> str:

@@ -123,6 +123,10 @@ documents = Table(
     Column("ttl_s", Double),
     Column("expires_at", Double),
     Column("aliases", Strings, nullable=False, server_default="[]"),
+    Column("part_of", Exact),
+    Column("headings", Exact),
+    Column("volumes", Strings, nullable=False, server_default="[]"),
+    Column("coming", Strings, nullable=False, server_default="[]"),
     # Both are searched whenever a version is deleted.
     Index(None, "current_id"),
     Index(None, "incoming_id"),

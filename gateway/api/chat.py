@@ -25,6 +25,7 @@ from litestar.types import Receive, Scope, Send
 from backends.base import Delta, Usage
 from gateway.api.asgi import disconnected, entity, no_cache, read_body, send_in_time
 from gateway.api.chat_api import ChatRequest, Shaper, parse
+from gateway.api.jobs_api import edition_view
 from gateway.asking.asker import Asker, Question
 from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
@@ -119,7 +120,7 @@ class ChatHandler:
         with ExitStack() as leases:
             several = []
             for document in documents:
-                several.append(Chosen(document, await self._answering(document), None))
+                several.append(await self._part(principal, request, document, None))
                 leases.enter_context(self._asker.lease(several[-1].version))
             course.several = several
             async with self._gatherer.ask(question, several, principal.tenant, course) as gathered:
@@ -137,11 +138,27 @@ class ChatHandler:
             if not isinstance(decision, Route):
                 raise _unrouted(decision)
             document, score = self._shelf.catalog.find(principal.tenant, decision.document), decision.score
-        return Chosen(document, await self._answering(document), score)
+        return await self._part(principal, request, document, score)
+
+    async def _part(self, principal: Principal, request: ChatRequest, document: Document, score: float | None) -> Chosen:
+        """What answers for the document: itself, or the volume that the question is about. Raises NotReady."""
+        catalog = self._shelf.catalog
+        if document.current is not None or not document.volumes:
+            return Chosen(document, await self._answering(document), score)
+        volume = await self._classifier.volume(catalog, principal.tenant, document, request.questions)
+        return Chosen(volume, await self._answering(volume), score, document.volumes.index(volume.id) + 1)
 
     async def _answering(self, document: Document) -> Version:
         """The version that answers for it. Raises NotReady."""
         # A stale document is read by its question, if nothing else has done it yet: late, but never refused.
+        if document.answering is None and (job := edition_view(self._shelf.catalog, document)) is not None:
+            failed = f"Document {document.id!r} could not be read: {job.error}"
+            reading = f"Document {document.id!r} is being read ({job.read_tokens} of {job.prefix_tokens} tokens)."
+            raise (
+                NotReady(failed, job=job.id, retry_after_s=60)
+                if job.state == "failed"
+                else NotReady(reading, job=job.id, retry_after_s=2)
+            )
         stale = self._shelf.is_stale(document)
         version = await self._shelf.renew(document.owner, document.id) if stale else document.answering
         if version is not None and (version.state is VersionState.READY or (stale and version.state is not VersionState.FAILED)):
@@ -167,7 +184,7 @@ class ChatHandler:
         sources: Sequence[Source] = (),
     ) -> str:
         """Send it, whole or as a stream; how that ended. Raises KvshelfError only while nothing was sent."""
-        asked = ",".join(one.document.id for one in chosen)
+        asked = ",".join(one.document.name for one in chosen)
         shaper = Shaper(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._model)
         headers = [
             (b"x-document-id", asked.encode()),
@@ -175,6 +192,8 @@ class ChatHandler:
             (b"x-worker", course.worker.name.encode() if course.worker else b""),
         ]
         headers += [(b"x-route-score", f"{one.score:.4f}".encode()) for one in chosen if one.score is not None]
+        if any(one.volume is not None for one in chosen):
+            headers.append((b"x-document-volume", ",".join(str(one.volume or "") for one in chosen).encode()))
         if not request.stream:
             gathered = [delta async for delta in deltas]
             course.usage = next((d.usage for d in reversed(gathered) if d.usage), course.usage)
