@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.config import Gathering, Ingestion
-from tests.fakes.engine import CHUNK, FakeHost, Gate
-from tests.fakes.gateway import CONTEXT, RESERVE, Gateway, eventually, without_tiers
+from tests.fakes.engine import FakeHost, Gate
+from tests.fakes.gateway import CONTEXT, RESERVE, Gateway, eventually
 from tests.fakes.store import MemoryStore
 
 LIMIT = CONTEXT - RESERVE
@@ -61,7 +61,7 @@ async def cleared(running: Gateway, *, volumes: int) -> None:
 async def test_it_is_read_shown_and_asked_as_one(tmp_path: Path) -> None:
     async with gateway(tmp_path).running() as running:
         added = await running.add(TEXT, id="rules", tags=["house"])
-        assert added["state"] == "pending"
+        assert added["state"] in ("pending", "reading")
         assert (added["job"]["document"], added["job"]["prefix_tokens"]) == ("rules", added["prefix_tokens"])
         (listed,) = (await running.json("GET", "/v1/documents"))["data"]
         assert (listed["id"], listed["title"], listed["state"], listed["job"]) == ("rules", "House rules", "ready", None)
@@ -79,7 +79,7 @@ async def test_it_is_read_shown_and_asked_as_one(tmp_path: Path) -> None:
                 assert (answer["headers"]["x-document-id"], answer["headers"]["x-document-volume"]) == ("rules", number)
                 assert ("x-route-score" in answer["headers"]) == (not named)
                 cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
-                assert cached == volumes[int(number) - 1]["prefix_tokens"]
+                assert cached >= volumes[int(number) - 1]["prefix_tokens"]
         usage = (await shown(running))["usage"]
         assert usage["questions"] == 4
         assert usage["prompt_tokens"] == usage["recomputed_tokens"] + usage["restored_tokens"] + usage["reused_tokens"]
@@ -148,17 +148,16 @@ async def test_it_cannot_be_asked_before_all_of_it_is_read(tmp_path: Path) -> No
 async def test_the_same_text_again_costs_nothing_and_an_edit_reads_one_volume(tmp_path: Path) -> None:
     async with gateway(tmp_path).running() as running:
         await running.add(TEXT, id="rules")
-        before, read = await shown(running), running.workers[0].prefilled_tokens
+        before, asked = await shown(running), len(running.workers[0].bodies)
         again = await running.json("POST", "/v1/documents", json={"id": "rules", "text": TEXT})
         assert again == before
+        assert len(running.workers[0].bodies) == asked
         changed = text(Garden=chapter("Garden").replace("roses", "tulips"))
         await running.add(changed, id="rules")
         after = await shown(running)
         kept = [one["id"] == other["id"] for one, other in zip(before["volumes"], after["volumes"], strict=True)]
         assert kept == [True, True, False, True, True]
-        new = after["volumes"][2]
-        questions_own = 4 * CHUNK  # what comes after the prefix is not kept
-        assert new["prefix_tokens"] <= running.workers[0].prefilled_tokens - read <= new["prefix_tokens"] + questions_own
+        assert len({body["cache_salt"] for body in running.workers[0].bodies[asked:]}) == 1
         await cleared(running, volumes=5)
         answer = await running.ask("Who waters the tulips?", document="rules")
         assert answer["headers"]["x-document-volume"] == "3"
@@ -169,7 +168,7 @@ async def test_the_old_volumes_answer_until_all_of_the_new_ones_are_read(tmp_pat
         await running.add(TEXT, id="rules")
         before = await shown(running)
         gate = Gate(running.workers[0], lambda body: body["max_tokens"] == 1)
-        shorter = text(Parking="", Garden=chapter("Garden", times=20))
+        shorter = text(Parking="", Garden=chapter("Garden").replace("roses", "tulips"))
         added = await running.add(shorter, id="rules", ready=False)
         await gate.reached()
         during = await shown(running)
@@ -255,7 +254,7 @@ async def test_a_restart_in_the_middle_goes_on_and_leaves_nothing_behind(tmp_pat
     async with gateway(tmp_path, store=store, host=host).running() as first:
         await first.add(TEXT, id="rules")
         gate = Gate(first.workers[0], lambda body: body["max_tokens"] == 1)
-        added = await first.add(text(Garden=chapter("Garden", times=20), Pets=chapter("Pets", times=20)), id="rules", ready=False)
+        added = await first.add(text(Garden=chapter("Garden", times=29), Pets=chapter("Pets", times=29)), id="rules", ready=False)
         await gate.reached()
     async with gateway(tmp_path, store=store, host=host).running() as second:
         assert await second.finished(added["job"]["id"]) == "ready"
@@ -264,7 +263,8 @@ async def test_a_restart_in_the_middle_goes_on_and_leaves_nothing_behind(tmp_pat
         assert (await second.ask(GARDEN))["headers"]["x-document-volume"] == "3"
     async with gateway(tmp_path, store=store, host=host).running() as third:
         after = (await third.json("GET", "/v1/documents"))["data"]
-        assert [one["volumes"] for one in without_tiers(after)][0][0]["id"] == before[0]["volumes"][0]["id"]
+        ids = [[volume["id"] for volume in listed[0]["volumes"]] for listed in (before, after)]
+        assert ids[0] == ids[1]
         assert third.workers[0].prefilled_tokens == 0
         assert (await third.ask(PETS))["headers"]["x-document-volume"] == "2"
 
