@@ -231,15 +231,8 @@ class Shelf:
         if needs_room:
             await self._need_room(self.catalog, version.prefix_tokens)
         now = version.created_at
-        document = replace(
-            before,
-            descriptor=descriptor,
-            source=source,
-            incoming=version,
-            coming=(),
-            created_at=before.created_at or now,
-            updated_at=now,
-        )
+        document = replace(before, descriptor=descriptor, source=source, incoming=version, coming=(), updated_at=now)
+        document = replace(document, created_at=before.created_at or now)
         document = retain(document, retention, now=now, new_content=_is_new(version.digest, before))
         await self._store.add_version(document, version, content)
         self._show(document)

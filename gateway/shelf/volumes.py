@@ -54,12 +54,12 @@ class Volumes:
         retention: Retention = KEPT,
     ) -> Document:
         """As `Shelf.put`, but a text that is too long becomes volumes, where it may."""
+        try:
+            return await self._shelf.put(owner, document_id, raw, descriptor, source=source, retention=retention)
+        except DocumentTooLong:
+            if self._reading.max_volumes == 1:
+                raise
         async with self._locks[owner, document_id]:
-            try:
-                return await self._shelf.put(owner, document_id, raw, descriptor, source=source, retention=retention)
-            except DocumentTooLong:
-                if self._reading.max_volumes == 1:
-                    raise
             pieces = await asyncio.to_thread(self._reading.volumes, clean_text(raw))
             ids = tuple(dict.fromkeys(volume_id(document_id, piece.text) for piece in pieces))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.config import Ingestion, Retention
+from gateway.config import Gathering, Ingestion, Retention
 from gateway.ingestion.ingestion import ATTEMPTS
 from router.documents import DocumentId, Part
 from router.errors import EngineFailed
@@ -16,7 +16,7 @@ from tests.fakes.engine import Fault, Gate
 from tests.fakes.gateway import RESERVE, Gateway, eventually
 from tests.fakes.store import MemoryStore
 from tests.gateway.catalog import Catalog, problem
-from tests.gateway.test_volumes import GARDEN, PETS, SETTINGS, TEXT, chapter, cleared, gateway, shown, stored_ids, text
+from tests.gateway.test_volumes import GARDEN, LIMIT, PETS, SETTINGS, TEXT, chapter, cleared, gateway, shown, stored_ids, text
 
 CHANGED = text(Garden=chapter("Garden").replace("roses", "tulips"))
 
@@ -139,3 +139,30 @@ async def test_switched_off_again_what_is_there_is_kept(tmp_path: Path) -> None:
         error = (await second.json("POST", "/v1/documents", json={"id": "rules", "text": CHANGED}, status=400))["error"]
         assert "set `ingestion.max_volumes` in the configuration" in error["message"]
         assert len((await shown(second))["volumes"]) == 5
+
+
+async def test_several_documents_may_be_asked_one_of_them_in_volumes(tmp_path: Path) -> None:
+    async with gateway(tmp_path, gathering=Gathering(max_documents=2, part_tokens=64)).running() as running:
+        await running.add(TEXT, id="rules")
+        await running.add("# Expenses\n\nTaxis need a receipt.", id="expenses")
+        answer = await running.ask(GARDEN, documents=["rules", "expenses"], max_tokens=16)
+        assert [source["document"] for source in answer["sources"]] == ["rules", "expenses"]
+        assert (answer["headers"]["x-document-id"], answer["headers"]["x-document-volume"]) == ("rules,expenses", "3,")
+
+
+async def test_more_volumes_than_are_allowed_are_refused_with_the_number_and_the_option(tmp_path: Path) -> None:
+    few = Ingestion(answer_reserve_tokens=RESERVE, max_volumes=3)
+    async with Gateway(tmp_path, ingestion=few).running() as running:
+        error = (await running.json("POST", "/v1/documents", json={"id": "rules", "text": TEXT}, status=400))["error"]
+        assert (error["code"], error["limit"]) == ("context_length_exceeded", LIMIT)
+        assert error["tokens"] > LIMIT
+        assert "raise `ingestion.max_volumes` in the configuration: it needs 5 volumes" in error["message"]
+        assert await stored_ids(running) == set()
+
+
+async def test_a_pin_that_cannot_be_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    async with gateway(tmp_path).running() as running:
+        body = {"id": "rules", "text": TEXT, "pinned": True, "ttl_s": 60}
+        await running.json("POST", "/v1/documents", json=body, status=400)
+        assert await stored_ids(running) == set()
+        assert running.workers[0].bodies == []
