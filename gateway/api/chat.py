@@ -25,7 +25,7 @@ from litestar.types import Receive, Scope, Send
 from backends.base import Delta, Usage
 from gateway.api.asgi import disconnected, entity, no_cache, read_body, send_in_time
 from gateway.api.chat_api import ChatRequest, Shaper, parse
-from gateway.api.jobs_api import edition_view
+from gateway.api.jobs_api import edition_view, reading_view
 from gateway.asking.asker import Asker, Question
 from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
@@ -142,35 +142,33 @@ class ChatHandler:
 
     async def _part(self, principal: Principal, request: ChatRequest, document: Document, score: float | None) -> Chosen:
         """What answers for the document: itself, or the volume that the question is about. Raises NotReady."""
-        catalog = self._shelf.catalog
-        if document.current is not None or not document.volumes:
-            return Chosen(document, await self._answering(document), score)
-        volume = await self._classifier.volume(catalog, principal.tenant, document, request.questions)
-        return Chosen(volume, await self._answering(volume), score, document.volumes.index(volume.id) + 1)
+        while True:
+            catalog = self._shelf.catalog
+            document = catalog.find(principal.tenant, document.id)
+            if document.current is not None or not document.volumes:
+                return Chosen(document, await self._answering(document), score)
+            best = await self._classifier.volume(catalog, principal.tenant, document, request.questions)
+            # The document may have got other volumes meanwhile: then it is one of these.
+            now, volume = (self._shelf.catalog.get(document.owner, name) for name in (document.id, best.id))
+            if now is not None and now.current is None and volume is not None and best.id in now.volumes:
+                return Chosen(volume, await self._answering(volume), score, now.volumes.index(best.id) + 1)
 
     async def _answering(self, document: Document) -> Version:
         """The version that answers for it. Raises NotReady."""
         # A stale document is read by its question, if nothing else has done it yet: late, but never refused.
-        if document.answering is None and (job := edition_view(self._shelf.catalog, document)) is not None:
-            failed = f"Document {document.id!r} could not be read: {job.error}"
-            reading = f"Document {document.id!r} is being read ({job.read_tokens} of {job.prefix_tokens} tokens)."
-            raise (
-                NotReady(failed, job=job.id, retry_after_s=60)
-                if job.state == "failed"
-                else NotReady(reading, job=job.id, retry_after_s=2)
-            )
         stale = self._shelf.is_stale(document)
         version = await self._shelf.renew(document.owner, document.id) if stale else document.answering
         if version is not None and (version.state is VersionState.READY or (stale and version.state is not VersionState.FAILED)):
             return version
-        if version is None or version.state is VersionState.FAILED:
-            why = version.error if version is not None else "it has no content"
+        job = reading_view(document, version) if version is not None else edition_view(self._shelf.catalog, document)
+        if job is None or job.state == VersionState.FAILED:
+            why = job.error if job is not None else "it has no content"
             raise NotReady(
-                f"Document {document.id!r} could not be read: {why}", job=version.id if version else "", retry_after_s=60
+                f"Document {document.name!r} could not be read: {why}", job=job.id if job is not None else "", retry_after_s=60
             )
         raise NotReady(
-            f"Document {document.id!r} is being read ({version.read_tokens} of {version.prefix_tokens} tokens).",
-            job=version.id,
+            f"Document {document.name!r} is being read ({job.read_tokens} of {job.prefix_tokens} tokens).",
+            job=job.id,
             retry_after_s=2,
         )
 

@@ -85,7 +85,7 @@ def reading_view(document: Document, version: Version) -> JobView:
     return JobView(
         id=version.id,
         kind="read",
-        document=document.id,
+        document=document.name,
         state=version.state.value,
         error=version.error,
         created_at=version.created_at,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
+from backends.base import Vectors
 from gateway.config import Gathering, Ingestion, Retention
 from gateway.ingestion.ingestion import ATTEMPTS
 from router.documents import DocumentId, Part
@@ -61,6 +64,26 @@ async def test_a_text_that_is_replaced_before_it_was_read_leaves_nothing(tmp_pat
         assert await running.finished(second["job"]["id"]) == "ready"
         await cleared(running, volumes=5)
         await running.json("GET", f"/v1/jobs/{first['job']['id']}", status=404)
+
+
+async def test_a_question_whose_volume_goes_while_it_is_chosen_goes_to_one_of_the_new_ones(tmp_path: Path) -> None:
+    async with gateway(tmp_path).running() as running:
+        await running.add(TEXT, id="rules")
+        embed, choosing, go_on = running.embedder.embed, asyncio.Event(), asyncio.Event()
+
+        async def held(texts: Sequence[str]) -> Vectors:
+            if list(texts) == [GARDEN] and not choosing.is_set():
+                choosing.set()
+                await go_on.wait()
+            return await embed(texts)
+
+        running.embedder.embed = held  # type: ignore[method-assign]
+        asking = asyncio.create_task(running.ask(GARDEN, document="rules"))
+        await choosing.wait()
+        await running.add(CHANGED, id="rules")
+        await cleared(running, volumes=5)
+        go_on.set()
+        assert (await asking)["headers"]["x-document-volume"] == "3"
 
 
 async def test_volumes_that_no_document_names_are_removed_at_the_start(tmp_path: Path) -> None:
