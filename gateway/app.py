@@ -50,6 +50,7 @@ from gateway.shelf.matchings import Matchings
 from gateway.shelf.prefixes import PrefixCache
 from gateway.shelf.reading import Reading
 from gateway.shelf.tuning import Tuning
+from gateway.shelf.volumes import Volumes
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
@@ -78,7 +79,13 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         cache_path=config.data_path / "weights-digest.json",
     )
     reading = Reading(
-        parts.tokenizer, layout, fingerprint, parts.secret, config.model.context_tokens, config.ingestion.answer_reserve_tokens
+        parts.tokenizer,
+        layout,
+        fingerprint,
+        parts.secret,
+        config.model.context_tokens,
+        config.ingestion.answer_reserve_tokens,
+        config.ingestion.max_volumes,
     )
     telemetry, engine = parts.telemetry, config.engine
     ledger = Ledger(parts.hosts)
@@ -91,6 +98,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
     thresholds = {"min_score": config.routing.min_score, "margin": config.routing.margin}
     classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, problem=parts.embedder_problem, **thresholds)
     shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
+    volumes = Volumes(shelf, parts.store, reading, keeper.check)
     prefixes = PrefixCache(parts.store, config.model.name)
     ram = RamKeeper(
         shelf,
@@ -123,7 +131,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         shelf, reader, hosts, ram, prefixes, ledger, telemetry, workers=[worker.name for worker in parts.workers], now=now
     )
     housekeeper = Housekeeper(parts.store, shelf, hosts, keeper, moves, ledger, config.disk, now=now)
-    catalog_watcher = CatalogWatcher(config.catalog, shelf)
+    catalog_watcher = CatalogWatcher(config.catalog, shelf, volumes)
     cold = ColdQuestions(hosts, keeper)
     scrubber = Scrubber(
         shelf,
@@ -186,7 +194,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         await catalog_watcher.apply()
         running = [
             *(part.watch() for part in (pool, hosts, catalog_watcher)),
-            *(part.run() for part in (ingestion, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses)),
+            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses)),
             *(observer(ledger) for observer in parts.observers),
             *([describer.run()] if config.ingestion.describe else []),
         ]
@@ -206,6 +214,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         "config": config,
         "telemetry": telemetry,
         "shelf": shelf,
+        "volumes": volumes,
         "classifier": classifier,
         "second_look": second_look,
         "tuning": Tuning(classifier, matchings, **thresholds),

@@ -148,7 +148,9 @@ class Ingestion(msgspec.Struct, frozen=True):
     segment_target_s: PositiveFloat = 0.5
     """A reading hands the worker back to live questions about this often."""
     answer_reserve_tokens: Positive = 1024
-    """Context kept free for the question and the answer: a longer document is refused."""
+    """Context kept free for the question and the answer."""
+    max_volumes: Positive = 1
+    """Into how many volumes a document may be split that is longer than the context leaves room for; 1: it is refused."""
     describe: bool = False
     """Have the engine write the summary and the sample questions of documents that have none, while a worker is idle."""
 

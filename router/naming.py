@@ -29,7 +29,7 @@ def term(text: str) -> Term:
 
 def identifiers(text: str) -> frozenset[Term]:
     """What looks like a number of a contract, a part, an error: joined, with a digit and a letter in it, or capitals and a number."""
-    found = {(code.lower(),) for code in _CODE.findall(text)}
+    found: set[Term] = {(code.lower(),) for code in _CODE.findall(text)}
     for match in _JOINED.finditer(text.lower()):
         word = match[0]
         if len(word) >= 4 and any(map(str.isdigit, word)) and any(map(str.isalpha, word)):

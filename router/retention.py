@@ -63,8 +63,10 @@ def refreshed(document: Document, now: float) -> Document:
 
 def is_new(digest: str, before: Document | None) -> bool:
     """Whether a document of this content says something else than before. One that is read anew says the same."""
-    digests = {version.digest for version in before.versions} if before is not None else set()
-    return bool(digests) and digest not in digests
+    if before is None:
+        return False
+    digests = {version.digest for version in before.versions}
+    return bool(digests or before.volumes or before.coming) and digest not in digests
 
 
 def _expiry(document: Document, asked: Retention, now: float, new_content: bool) -> tuple[float | None, float | None]:

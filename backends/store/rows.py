@@ -13,7 +13,7 @@ from sqlalchemy import Select, select
 
 from backends.base import ApiKey
 from backends.store.tables import api_keys, documents, versions
-from router.documents import Descriptor, Document, Version, VersionState
+from router.documents import Descriptor, Document, Part, Version, VersionState
 
 Values = dict[str, Any]
 RowMapping = Mapping[Any, Any]
@@ -51,6 +51,10 @@ def document_values(document: Document) -> Values:
         "expires_at": document.expires_at,
         "generated": document.generated,
         "edited": document.edited,
+        "part_of": document.part.of if document.part else None,
+        "headings": document.part.headings if document.part else None,
+        "volumes": document.volumes,
+        "coming": document.coming,
     }
 
 
@@ -83,6 +87,9 @@ def document_of(row: RowMapping) -> Document:
         expires_at=row["expires_at"],
         generated=row["generated"],
         edited=row["edited"],
+        part=None if row["part_of"] is None else Part(row["part_of"], row["headings"]),
+        volumes=row["volumes"],
+        coming=row["coming"],
     )
 
 

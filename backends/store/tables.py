@@ -125,6 +125,10 @@ documents = Table(
     Column("aliases", Strings, nullable=False, server_default="[]"),
     Column("generated", Strings, nullable=False, server_default="[]"),
     Column("edited", Strings, nullable=False, server_default="[]"),
+    Column("part_of", Exact),
+    Column("headings", Exact),
+    Column("volumes", Strings, nullable=False, server_default="[]"),
+    Column("coming", Strings, nullable=False, server_default="[]"),
     # Both are searched whenever a version is deleted.
     Index(None, "current_id"),
     Index(None, "incoming_id"),

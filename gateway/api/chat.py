@@ -25,6 +25,7 @@ from litestar.types import Receive, Scope, Send
 from backends.base import Delta, Usage
 from gateway.api.asgi import disconnected, entity, no_cache, read_body, send_in_time
 from gateway.api.chat_api import ChatRequest, Shaper, parse
+from gateway.api.jobs_api import edition_view, reading_view
 from gateway.asking.asker import Asker, Question
 from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
@@ -122,7 +123,7 @@ class ChatHandler:
         with ExitStack() as leases:
             several = []
             for document in documents:
-                several.append(Chosen(document, await self._answering(document), None))
+                several.append(await self._part(principal, request, document, None))
                 leases.enter_context(self._asker.lease(several[-1].version))
             course.several = several
             async with self._gatherer.ask(question, several, principal.tenant, course) as gathered:
@@ -141,7 +142,20 @@ class ChatHandler:
             if not isinstance(decision, Route):
                 raise _unrouted(decision)
             document, score = self._shelf.catalog.find(principal.tenant, decision.document), decision.score
-        return Chosen(document, await self._answering(document), score)
+        return await self._part(principal, request, document, score)
+
+    async def _part(self, principal: Principal, request: ChatRequest, document: Document, score: float | None) -> Chosen:
+        """What answers for the document: itself, or the volume that the question is about. Raises NotReady."""
+        while True:
+            catalog = self._shelf.catalog
+            document = catalog.find(principal.tenant, document.id)
+            if document.current is not None or not document.volumes:
+                return Chosen(document, await self._answering(document), score)
+            best = await self._classifier.volume(catalog, principal.tenant, document, request.questions)
+            # The document may have got other volumes meanwhile: then it is one of these.
+            now, volume = (self._shelf.catalog.get(document.owner, name) for name in (document.id, best.id))
+            if now is not None and now.current is None and volume is not None and best.id in now.volumes:
+                return Chosen(volume, await self._answering(volume), score, now.volumes.index(best.id) + 1)
 
     async def _answering(self, document: Document) -> Version:
         """The version that answers for it. Raises NotReady."""
@@ -150,14 +164,15 @@ class ChatHandler:
         version = await self._shelf.renew(document.owner, document.id) if stale else document.answering
         if version is not None and (version.state is VersionState.READY or (stale and version.state is not VersionState.FAILED)):
             return version
-        if version is None or version.state is VersionState.FAILED:
-            why = version.error if version is not None else "it has no content"
+        job = reading_view(document, version) if version is not None else edition_view(self._shelf.catalog, document)
+        if job is None or job.state == VersionState.FAILED:
+            why = job.error if job is not None else "it has no content"
             raise NotReady(
-                f"Document {document.id!r} could not be read: {why}", job=version.id if version else "", retry_after_s=60
+                f"Document {document.name!r} could not be read: {why}", job=job.id if job is not None else "", retry_after_s=60
             )
         raise NotReady(
-            f"Document {document.id!r} is being read ({version.read_tokens} of {version.prefix_tokens} tokens).",
-            job=version.id,
+            f"Document {document.name!r} is being read ({job.read_tokens} of {job.prefix_tokens} tokens).",
+            job=job.id,
             retry_after_s=2,
         )
 
@@ -171,7 +186,7 @@ class ChatHandler:
         sources: Sequence[Source] = (),
     ) -> str:
         """Send it, whole or as a stream; how that ended. Raises KvshelfError only while nothing was sent."""
-        asked = ",".join(one.document.id for one in chosen)
+        asked = ",".join(one.document.name for one in chosen)
         shaper = Shaper(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), self._model)
         headers = [
             (b"x-document-id", asked.encode()),
@@ -179,6 +194,8 @@ class ChatHandler:
             (b"x-worker", course.worker.name.encode() if course.worker else b""),
         ]
         headers += [(b"x-route-score", f"{one.score:.4f}".encode()) for one in chosen if one.score is not None]
+        if any(one.volume is not None for one in chosen):
+            headers.append((b"x-document-volume", ",".join(str(one.volume or "") for one in chosen).encode()))
         if not request.stream:
             gathered = [delta async for delta in deltas]
             course.usage = next((d.usage for d in reversed(gathered) if d.usage), course.usage)

@@ -196,7 +196,7 @@ def _sources(sources: Sequence[Source]) -> list[dict[str, Any]]:
     """kvshelf's own field: clients that don't know it pass it over."""
     return [
         {
-            "document": source.chosen.document.id,
+            "document": source.chosen.document.name,
             "title": source.chosen.document.descriptor.title,
             "version": source.chosen.version.id,
             "answer": source.answer,

@@ -24,6 +24,7 @@ from gateway.api.documents_views import (
 )
 from gateway.auth import Principal
 from gateway.shelf.documents import Shelf
+from gateway.shelf.volumes import Volumes
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, check_id, content_digest, slug
 from router.errors import Conflict, InvalidRequest
@@ -57,6 +58,7 @@ class DocumentsController(Controller):
     async def add_document(
         self,
         shelf: NamedDependency[Shelf],
+        volumes: NamedDependency[Volumes],
         views: NamedDependency[DocumentViews],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
@@ -76,7 +78,7 @@ class DocumentsController(Controller):
             raise NotText("Send the text itself instead of a form, e.g. with: curl --data-binary @FILE", param="text")
         else:
             new = NewDocument(text_of(body), document_id, title, shared=shared)
-        return await _put(shelf, views, request.auth, new)
+        return await _put(shelf, volumes, views, request.auth, new)
 
     @patch("/{document_id:str}")
     async def change_document(
@@ -102,7 +104,9 @@ class DocumentsController(Controller):
         return Deleted(document.id)
 
 
-async def _put(shelf: Shelf, views: DocumentViews, principal: Principal, new: NewDocument) -> Response[DocumentView]:
+async def _put(
+    shelf: Shelf, volumes: Volumes, views: DocumentViews, principal: Principal, new: NewDocument
+) -> Response[DocumentView]:
     owner = SHARED if new.shared else Owner(principal.tenant)
     principal.need("share" if new.shared else "documents")
     text = clean_text(new.text)
@@ -114,8 +118,8 @@ async def _put(shelf: Shelf, views: DocumentViews, principal: Principal, new: Ne
     if before is not None and before.source == "catalog":
         raise _from_catalog(before)
     descriptor = Descriptor(title, new.summary, new.tags, new.questions, new.aliases)
-    document = await shelf.put(owner, document_id, text, descriptor, retention=new.retention())
-    return Response(views.of(document, principal.tenant), status_code=202 if document.incoming is not None else 200)
+    view = views.of(await volumes.put(owner, document_id, text, descriptor, retention=new.retention()), principal.tenant)
+    return Response(view, status_code=202 if view.job is not None else 200)
 
 
 def _own(shelf: Shelf, principal: Principal, document_id: str) -> Document:

@@ -6,15 +6,16 @@ Must not act. `gateway/api/documents_api.py` does with them.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.api.jobs_api import JobView, reading_view
+from gateway.api.jobs_api import JobView, edition_view, reading_view
 from gateway.shelf.documents import Shelf
 from gateway.tiers.uses import Uses
-from router.documents import SHARED, Descriptor, Document, Owner, TenantId, VersionState
+from router.documents import SHARED, Descriptor, Document, Owner, TenantId, Version, VersionState
 from router.residency import Ledger
 from router.retention import MAX_TTL_S, Retention
 
@@ -95,6 +96,18 @@ class TierView(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class VolumeView(msgspec.Struct, frozen=True):
+    """One of the pieces of a document that is longer than the model reads."""
+
+    number: int
+    id: str
+    title: str
+    state: VersionState
+    document_tokens: int
+    prefix_tokens: int
+    tiers: list[TierView]
+
+
 class DocumentView(msgspec.Struct, frozen=True):
     id: str
     title: str
@@ -123,6 +136,8 @@ class DocumentView(msgspec.Struct, frozen=True):
     """null for a shared document: who else asks it is not a tenant's business."""
     tiers: list[TierView]
     """Where its KV is believed to be."""
+    volumes: list[VolumeView]
+    """Those that answer, else those that are to; none of a document that is read as a whole."""
     created_at: float
     updated_at: float
     object: Literal["document"] = "document"
@@ -149,8 +164,11 @@ class DocumentViews:
 
     def of(self, document: Document, tenant: TenantId) -> DocumentView:
         """The document as this tenant sees it."""
-        version, descriptor, expires_at = document.answering, document.descriptor, document.expires_at
-        holdings = self._ledger.holdings(version) if version is not None else ()
+        catalog, descriptor, expires_at = self._shelf.catalog, document.descriptor, document.expires_at
+        in_volumes = () if document.current is not None else catalog.parts(document, document.volumes or document.coming)
+        parts = in_volumes or (document,)
+        versions = [version for part in parts if (version := part.answering) is not None]
+        volumes = [self._volume(document, part, number, len(parts)) for number, part in enumerate(in_volumes, 1)]
         return DocumentView(
             id=document.id,
             title=descriptor.title,
@@ -161,20 +179,44 @@ class DocumentViews:
             generated=document.generated,
             shared=document.owner == SHARED,
             source=document.source,
-            state=version.state if version is not None else VersionState.FAILED,
-            stale=self._shelf.is_stale(document),
+            state=catalog.state(document),
+            stale=any(self._shelf.is_stale(part) for part in parts),
             pinned=document.pinned,
             ttl_s=document.ttl_s,
             expire_at=datetime.datetime.fromtimestamp(expires_at, datetime.UTC) if expires_at is not None else None,
             expired=document.expired(self._shelf.now()),
-            document_tokens=version.document_tokens if version is not None else 0,
-            prefix_tokens=version.prefix_tokens if version is not None else 0,
-            job=reading_view(document, document.incoming) if document.incoming is not None else None,
+            document_tokens=sum(version.document_tokens for version in versions),
+            prefix_tokens=sum(version.prefix_tokens for version in versions),
+            job=reading_view(document, document.incoming) if document.incoming is not None else edition_view(catalog, document),
             usage=self._usage(document, tenant),
-            tiers=[TierView(held.tier.value, held.where, round(held.share, 4), held.size_bytes) for held in holdings],
+            tiers=self._tiers(versions),
+            volumes=volumes,
             created_at=document.created_at,
             updated_at=document.updated_at,
         )
+
+    def _volume(self, document: Document, part: Document, number: int, count: int) -> VolumeView:
+        version = part.answering
+        headings = part.part.headings if part.part is not None else ""
+        return VolumeView(
+            number=number,
+            id=part.id,
+            title=f"{document.descriptor.title} ({number} of {count}): {headings}",
+            state=version.state if version is not None else VersionState.FAILED,
+            document_tokens=version.document_tokens if version is not None else 0,
+            prefix_tokens=version.prefix_tokens if version is not None else 0,
+            tiers=self._tiers([version] if version is not None else []),
+        )
+
+    def _tiers(self, versions: Sequence[Version]) -> list[TierView]:
+        """What each tier holds of these together."""
+        total = sum(version.prefix_tokens for version in versions)
+        found: dict[tuple[str, str], tuple[float, int]] = {}
+        for version in versions:
+            for held in self._ledger.holdings(version):
+                tokens, size_bytes = found.get((held.tier.value, held.where), (0.0, 0))
+                found[held.tier.value, held.where] = tokens + held.share * version.prefix_tokens, size_bytes + held.size_bytes
+        return [TierView(tier, where, round(tokens / total, 4), size) for (tier, where), (tokens, size) in found.items()]
 
     def _usage(self, document: Document, tenant: TenantId) -> UsageView | None:
         if document.owner != Owner(tenant):

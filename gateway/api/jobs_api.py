@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -15,7 +15,8 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 from gateway.auth import Principal
 from gateway.shelf.documents import Shelf
 from gateway.upkeep.moves import Move, Moves
-from router.documents import Document, TenantId, Version
+from router.catalog import Catalog
+from router.documents import Document, DocumentId, TenantId, Version, VersionState, content_digest
 from router.errors import NotFound
 
 ENDED = ("ready", "done", "failed")
@@ -85,13 +86,45 @@ def reading_view(document: Document, version: Version) -> JobView:
     return JobView(
         id=version.id,
         kind="read",
-        document=document.id,
+        document=document.name,
         state=version.state.value,
         error=version.error,
         created_at=version.created_at,
         read_tokens=version.read_tokens,
         prefix_tokens=version.prefix_tokens,
     )
+
+
+def edition_view(catalog: Catalog, document: Document, volumes: Sequence[DocumentId] | None = None) -> JobView | None:
+    """The reading of a document's volumes as one job: of those to come, else of those that answer and are read anew; None where
+    there is nothing to read. `volumes`: of these, read or not."""
+    asked = volumes or document.coming or document.volumes
+    parts = catalog.parts(document, asked)
+    versions = [version for part in parts if (version := part.incoming or part.current) is not None]
+    coming = tuple(asked) == document.coming
+    if not versions or (volumes is None and not coming and not any(part.incoming for part in parts)):
+        return None
+    states = {version.state for version in versions}
+    if VersionState.FAILED in states:
+        state = VersionState.FAILED
+    elif states == {VersionState.READY} and not coming:
+        state = VersionState.READY
+    else:
+        state = VersionState.PENDING if states == {VersionState.PENDING} else VersionState.READING
+    return JobView(
+        id=_edition_id(document, asked),
+        kind="read",
+        document=document.id,
+        state=state.value,
+        error=next((version.error for version in versions if version.error is not None), None),
+        created_at=max(version.created_at for version in versions),
+        read_tokens=sum(version.read_tokens for version in versions),
+        prefix_tokens=sum(version.prefix_tokens for version in versions),
+    )
+
+
+def _edition_id(document: Document, volumes: Sequence[DocumentId]) -> str:
+    return content_digest(" ".join((document.owner, document.id, *volumes)))[:32]
 
 
 def move_view(move: Move) -> JobView:
@@ -111,6 +144,7 @@ def move_view(move: Move) -> JobView:
 def _jobs(shelf: Shelf, moves: Moves, tenant: TenantId) -> dict[str, JobView]:
     visible = shelf.catalog.visible_to(tenant)
     readings = [reading_view(document, version) for document in visible if (version := document.incoming) is not None]
+    readings += [job for document in visible if (job := edition_view(shelf.catalog, document)) is not None]
     keys = {(document.owner, document.id) for document in visible}
     moved = [move_view(move) for move in moves if (move.owner, move.document) in keys and not move.planned]
     return {job.id: job for job in (*readings, *moved)}
@@ -122,6 +156,9 @@ def _find(shelf: Shelf, moves: Moves, tenant: TenantId, job_id: str) -> JobView:
         for version in document.versions:
             if version.id == job_id:
                 return reading_view(document, version)
+        for volumes in (document.coming, document.volumes):
+            if _edition_id(document, volumes) == job_id and (job := edition_view(shelf.catalog, document, volumes)) is not None:
+                return job
     move = moves.get(job_id)
     if move is not None and not move.planned and any((move.owner, move.document) == (d.owner, d.id) for d in visible):
         return move_view(move)

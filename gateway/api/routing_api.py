@@ -28,12 +28,13 @@ class RouteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RouteView(msgspec.Struct, frozen=True):
-    """`decision`: route, ambiguous or no_match; `document` and `score` only for a route."""
+    """`decision`: route, ambiguous or no_match; `document` and `score` only for a route, `volume` of a document in volumes."""
 
     decision: str
     document: str | None
     score: float | None
     candidates: tuple[Match, ...]
+    volume: int | None = None
 
 
 class FitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,12 +57,18 @@ async def route(
     """Which document a question would go to, with the candidates and their scores. Asks the engine for a second look only."""
     request.auth.need("ask")
     asked = decode(await request.body(), RouteRequest)
-    decision = await classifier.find(shelf.catalog, request.auth.tenant, (*asked.earlier, asked.question))
+    catalog, turns = shelf.catalog, (*asked.earlier, asked.question)
+    decision = await classifier.find(catalog, request.auth.tenant, turns)
     if asked.second_look:
         decision = await second_look.take(decision, request.auth.tenant, asked.question)
     found = decision if isinstance(decision, Route) else None
     tag = str(type(decision).__struct_config__.tag)
-    return RouteView(tag, found.document if found else None, found.score if found else None, decision.candidates)
+    if found is None:
+        return RouteView(tag, None, None, decision.candidates)
+    document, volume = catalog.find(request.auth.tenant, found.document), None
+    if document.current is None and document.volumes:
+        volume = document.volumes.index((await classifier.volume(catalog, request.auth.tenant, document, turns)).id) + 1
+    return RouteView(tag, found.document, found.score, decision.candidates, volume)
 
 
 @post("/v1/route/fit", status_code=200, tags=["routing"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -13,7 +15,7 @@ from gateway.api.documents_api import decode
 from gateway.api.jobs_api import JobView, move_view
 from gateway.auth import Principal
 from gateway.shelf.documents import Shelf
-from gateway.upkeep.moves import Moves
+from gateway.upkeep.moves import Move, Moves
 from router.documents import SHARED, Document
 from router.errors import InvalidRequest
 from router.residency import Tier
@@ -54,7 +56,8 @@ class TiersController(Controller):
             raise InvalidRequest("`worker` goes with the tier `gpu`; RAM is its host's.", param="worker")
         if asked.host is not None and asked.tier != "ram":
             raise InvalidRequest("`host` goes with the tier `ram`.", param="host")
-        return move_view(moves.warm(document, Tier(asked.tier), asked.worker or asked.host))
+        tier, where = Tier(asked.tier), asked.worker or asked.host
+        return _move(shelf, moves, document, lambda one: moves.warm(one, tier, where))
 
     @post("/evict", status_code=202)
     async def evict(
@@ -67,7 +70,15 @@ class TiersController(Controller):
         """Remove the document's KV from RAM, from disk, or from both. The document stays and can be asked."""
         document = _changeable(shelf, request.auth, document_id)
         asked = await _asked(request, Evicting)
-        return move_view(moves.evict(document, None if asked.tier == "all" else Tier(asked.tier)))
+        tier = None if asked.tier == "all" else Tier(asked.tier)
+        return _move(shelf, moves, document, lambda one: moves.evict(one, tier))
+
+
+def _move(shelf: Shelf, moves: Moves, document: Document, start: Callable[[Document], Move]) -> JobView:
+    parts = shelf.catalog.answering(document)
+    if parts == (document,):
+        return move_view(start(document))
+    return move_view(moves.of_volumes(document, [partial(start, part) for part in parts]))
 
 
 def _changeable(shelf: Shelf, principal: Principal, document_id: str) -> Document:

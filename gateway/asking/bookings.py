@@ -6,7 +6,7 @@ from gateway.asking.course import Chosen, Course
 from gateway.shelf.documents import Shelf
 from gateway.tiers.uses import Uses
 from gateway.upkeep.prefetcher import Prefetcher
-from router.documents import TenantId
+from router.documents import Key, TenantId
 
 
 class Bookings:
@@ -19,7 +19,8 @@ class Bookings:
 
     def asked(self, chosen: Chosen) -> None:
         """Before the question is sent."""
-        self._uses.used((chosen.document.owner, chosen.document.id))
+        for key in _keys(chosen):
+            self._uses.used(key)
 
     def begun(self, tenant: TenantId, chosen: Chosen) -> None:
         """At the first delta. Not before: what is planned now would compete with the question for the disk."""
@@ -27,7 +28,12 @@ class Bookings:
 
     async def answered(self, chosen: Chosen, course: Course) -> None:
         """Once the usage is known and the course has its outcome."""
-        key = (chosen.document.owner, chosen.document.id)
-        self._uses.book(key, course.tokens)
+        for key in _keys(chosen):
+            self._uses.book(key, course.tokens)
         if self._ttl_refresh and course.outcome == "ok":
-            await self._shelf.refresh(*key, self._shelf.now())
+            await self._shelf.refresh(chosen.document.owner, chosen.document.name, self._shelf.now())
+
+
+def _keys(chosen: Chosen) -> set[Key]:
+    """A question to a volume is one to the whole document as well: what the tiers keep goes by the one, what people see by the other."""
+    return {(chosen.document.owner, chosen.document.id), (chosen.document.owner, chosen.document.name)}

@@ -17,11 +17,15 @@ from router.tokens import TokenSplit, split
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """The document that answers. `score` is the classifier's, None where the document was named."""
+    """The document that answers, which may be a volume of the one that was asked: its `volume`th.
+
+    `score` is the classifier's, None where the document was named.
+    """
 
     document: Document
     version: Version
     score: float | None
+    volume: int | None = None
 
     @property
     def routing(self) -> str:
@@ -79,7 +83,7 @@ class Course:
         span.set_attributes({names.TENANT: tenant, names.ROUTING: routing, names.TIER: tier, names.OUTCOME: self.outcome})
         documents = self.several or ([self.chosen] if self.chosen is not None else [])
         if documents:
-            span.set_attribute(names.DOCUMENT, ",".join(chosen.document.id for chosen in documents))
+            span.set_attribute(names.DOCUMENT, ",".join(chosen.document.name for chosen in documents))
         if self.chosen is not None and self.chosen.score is not None:
             span.set_attribute(names.SCORE, self.chosen.score)
         if self.worker is not None:

@@ -143,7 +143,7 @@ class Gatherer:
                 course.outcome = "ok"
                 await self._bookings.answered(chosen, course)
             except KvshelfError as error:
-                error.args = (f"Document {chosen.document.id!r}: {error}",)
+                error.args = (f"Document {chosen.document.name!r}: {error}",)
                 raise
             except asyncio.CancelledError:
                 course.outcome = "client_gone" if whole.outcome == "client_gone" else "given_up"
@@ -155,4 +155,4 @@ class Gatherer:
 
 
 def _part(chosen: Chosen, answer: str, *, cut: bool) -> Part:
-    return Part(chosen.document.id, chosen.document.descriptor.title, answer, cut)
+    return Part(chosen.document.name, chosen.document.descriptor.title, answer, cut)

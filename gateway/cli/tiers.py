@@ -98,6 +98,10 @@ def _lines(document: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("stale", "yes: another engine read it; it is read again in its turn, or by its next question"))
     lines.append(("kept", words.get(how_long, how_long) + (f" (ttl {document['ttl_s']:g} s)" if document["ttl_s"] else "")))
     lines.append(("tokens", f"{document['document_tokens']:,}, prefix {document['prefix_tokens']:,}"))
+    lines += [
+        (f"volume {one['number']}", f"{one['title']}: {one['state']}, {one['document_tokens']:,} tokens")
+        for one in document["volumes"]
+    ]
     if job := document["job"]:
         error = f": {job['error']}" if job["error"] else ""
         lines.append(("job", f"{job['state']}, {job['read_tokens']:,} of {job['prefix_tokens']:,} tokens{error} ({job['id']})"))

@@ -19,6 +19,7 @@ from watchfiles import awatch
 from backends.extract import text_of
 from gateway import strict_yaml
 from gateway.shelf.documents import Shelf
+from gateway.shelf.volumes import Volumes
 from gateway.strict_yaml import ConfigError
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, DocumentId, Owner, check_id
@@ -110,11 +111,12 @@ def _texts(path: Path, entries: Iterable[Entry]) -> list[Declared]:
 
 
 class CatalogWatcher:
-    def __init__(self, path: Path | None, shelf: Shelf) -> None:
+    def __init__(self, path: Path | None, shelf: Shelf, volumes: Volumes) -> None:
         """`path`: the catalog file, None where there is none."""
         self.problems: list[str] = []
         self._path = path
         self._shelf = shelf
+        self._volumes = volumes
         self._seen: dict[Path, _Stamp] = {}
         """The file and the texts it declares, as they were when they were last applied."""
 
@@ -149,14 +151,16 @@ class CatalogWatcher:
         problems = []
         for entry in declared:
             try:
-                await self._shelf.put(entry.owner, entry.id, entry.text, entry.descriptor, source=SOURCE, retention=entry.retention)
+                await self._volumes.put(
+                    entry.owner, entry.id, entry.text, entry.descriptor, source=SOURCE, retention=entry.retention
+                )
             except StoreUnavailable:
                 raise
             except KvshelfError as error:
                 problems.append(f"{self._path}: {entry.id}: {error}")
         wanted = {(entry.owner, entry.id) for entry in declared}
         for document in self._shelf.catalog:
-            if document.source == SOURCE and (document.owner, document.id) not in wanted:
+            if document.source == SOURCE and (document.owner, document.name) not in wanted:
                 await self._shelf.remove(document.owner, document.id)
         return problems
 

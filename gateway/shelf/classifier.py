@@ -22,9 +22,10 @@ from gateway.shelf.index import Index, embedded, features
 from gateway.shelf.matchings import Matchings
 from gateway.shelf.views import Views
 from observability.telemetry import EVIDENCE, OUTCOME, Telemetry
+from router.catalog import Catalog
 from router.conversation import continued
 from router.descriptors import routing_texts
-from router.documents import Catalog, Descriptor, Document, DocumentId, TenantId, VersionId
+from router.documents import Descriptor, Document, DocumentId, TenantId, VersionId
 from router.errors import KvshelfError, StoreUnavailable
 from router.evaluation import Labelled
 from router.fitting import Example
@@ -116,6 +117,26 @@ class Classifier:
         self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag), EVIDENCE: by})
         return decision
 
+    async def volume(self, catalog: Catalog, tenant: TenantId, document: Document, turns: Sequence[str]) -> Document:
+        """The volume of the document that a conversation's last question is about: the best one, however little it leads.
+
+        Each question counts half as much as the one after it. Ties go to the volume that comes first in the text.
+        """
+        index = await self._views.of_volumes(catalog, document)
+        if len(index) < 2:
+            return (*index.documents, *catalog.answering(document))[0]
+        turns = [_shortened(turn) for turn in turns[-TURNS:]]
+        asked = await self._embed(tuple(turns))
+        matching = await self._matchings.get(tenant)
+        total = np.zeros(len(index), dtype=np.float32)
+        for number, turn in enumerate(turns):
+            total /= 2
+            evidence = index.evidence(index.lexical(content_words(turn)), asked[number] if asked is not None else None, matching)
+            total += scores(evidence, matching.parameters(evidence))
+            if (named := index.named(turn)) is not None:
+                total[named] += 1
+        return index.documents[int(np.argmax(total))]
+
     async def examples(
         self, catalog: Catalog, tenant: TenantId, labelled: Sequence[Labelled]
     ) -> tuple[tuple[Document, ...], list[Example]]:
@@ -153,7 +174,8 @@ class Classifier:
         """The questions' vectors (None where they can't be had), and the index: a new one where it lacked vectors."""
         asked = await self._embed(tuple(questions))
         if asked is not None and not index.is_embedded:
-            await self._complete([document.current.id for document in index.documents if document.current is not None])
+            answering = (one for document in index.documents for one in catalog.answering(document))
+            await self._complete([one.current.id for one in answering if one.current is not None])
             index = await self._views.of(catalog, tenant)
         return index, asked
 

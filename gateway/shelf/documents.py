@@ -17,19 +17,9 @@ from msgspec.structs import replace
 from backends.base import Store
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.reading import Reading, readable
+from router.catalog import Catalog
 from router.describing import Written, changed, declared, described, of_new_content
-from router.documents import (
-    Catalog,
-    Descriptor,
-    Document,
-    DocumentId,
-    Key,
-    Owner,
-    Version,
-    VersionId,
-    VersionState,
-    content_digest,
-)
+from router.documents import Descriptor, Document, DocumentId, Key, Owner, Part, Version, VersionId, VersionState, content_digest
 from router.errors import DocumentTooLong, NotFound, StoreUnavailable
 from router.retention import KEPT, Retention, is_new, refreshed, retain
 
@@ -107,12 +97,13 @@ class Shelf:
         source: str = "api",
         retention: Retention = KEPT,
         needs_room: bool = True,
+        part: Part | None = None,
     ) -> Document:
         """Make this text the document's content: a new document, a new version, or nothing where it is the same.
 
         The version that answers goes on answering until the new one is ready. Raises InvalidRequest for an empty
         text and a retention that can't be, NotText for a text with NULs, DocumentTooLong for one that leaves no room to
-        answer, and StorageFull where the disk tier has none (unless its room isn't needed at once).
+        answer, and StorageFull where the disk tier has none (unless its room isn't needed at once). `part`: of a new volume.
         """
         text = readable(raw)
         digest = content_digest(text)
@@ -125,7 +116,8 @@ class Shelf:
                     return before
                 is_told = same.descriptor != before.descriptor or same.incoming is not before.incoming
                 return await self._save(replace(same, updated_at=now), text if is_told else "")
-            return await self._add(before, owner, document_id, text, descriptor, source, retention, needs_room=needs_room)
+            before = before or Document(owner=owner, id=document_id, descriptor=descriptor, part=part)
+            return await self._add(before, text, descriptor, source, retention, needs_room=needs_room)
 
     async def amend(self, owner: Owner, document_id: DocumentId, *, retention: Retention = KEPT, **descriptor: Any) -> Document:
         """Change fields of the descriptor, and the retention. Raises NotFound, and InvalidRequest for what can't be."""
@@ -156,20 +148,22 @@ class Shelf:
         Nothing happens to a document that has none, has expired or is gone; and where the store can't be reached the
         expiry stays as it is, as a question does not fail for it.
         """
+        try:
+            await self.change_to(owner, document_id, lambda found: found and refreshed(found, now))
+        except StoreUnavailable as error:
+            log.warning("expiry_not_moved", document=document_id, error=str(error))
 
-        def due() -> Document | None:
-            found = self.catalog.get(owner, document_id)
-            return None if found is None or (moved := refreshed(found, now)) is found else moved
-
-        if due() is None:
-            return
+    async def change_to(
+        self, owner: Owner, document_id: DocumentId, made: Callable[[Document | None], Document | None]
+    ) -> Document | None:
+        """Put what is made of the document in its place, unless that is None or the same; what is there then."""
+        found = self.catalog.get(owner, document_id)
+        if made(found) in (None, found):
+            return found
         async with self._locks[owner, document_id]:
-            if (moved := due()) is None:
-                return
-            try:
-                await self._save(moved, "")
-            except StoreUnavailable as error:
-                log.warning("expiry_not_moved", document=document_id, error=str(error))
+            found = self.catalog.get(owner, document_id)
+            document = made(found)
+            return found if document is None or document == found else await self._save(document, "")
 
     async def remove(self, owner: Owner, document_id: DocumentId) -> None:
         """Take the document out of the catalog; its KV and text go once no question uses them. An absent one is no error."""
@@ -217,9 +211,7 @@ class Shelf:
 
     async def _add(
         self,
-        before: Document | None,
-        owner: Owner,
-        document_id: DocumentId,
+        before: Document,
         text: str,
         descriptor: Descriptor,
         source: str,
@@ -228,16 +220,17 @@ class Shelf:
         needs_room: bool,
     ) -> Document:
         """Make a version of this text for the document, whose lock is held. Raises as `put` does."""
-        version, content = await asyncio.to_thread(self._reading.version, owner, document_id, text, self.now())
+        version, content = await asyncio.to_thread(self._reading.version, before.owner, before.id, text, self.now())
         if needs_room:
             await self._need_room(self.catalog, version.prefix_tokens)
         now = version.created_at
-        document = declared(before or Document(owner=owner, id=document_id, descriptor=descriptor, created_at=now), descriptor)
-        document = replace(document, source=source, incoming=version, updated_at=now)
-        document = retain(document, retention, now=now, new_content=is_new(content_digest(text), before))
+        document = declared(before, descriptor)
+        document = replace(document, source=source, incoming=version, coming=(), updated_at=now)
+        document = replace(document, created_at=before.created_at or now)
+        document = retain(document, retention, now=now, new_content=is_new(version.digest, before))
         await self._store.add_version(document, version, content)
         self._show(document)
-        log.info("version_added", document=document_id, version=version.id, prefix_tokens=version.prefix_tokens)
+        log.info("version_added", document=before.id, version=version.id, prefix_tokens=version.prefix_tokens)
         return document
 
     async def _make_anew(self, document: Document, version: Version) -> None:
@@ -254,7 +247,7 @@ class Shelf:
                 await self._save(same, "")
                 return
             try:
-                await self._add(now, now.owner, now.id, text, now.descriptor, now.source, KEPT, needs_room=False)
+                await self._add(now, text, now.descriptor, now.source, KEPT, needs_room=False)
             except DocumentTooLong as error:
                 failed = replace(version, state=VersionState.FAILED, error=str(error))
                 await self._store.update_version(failed)
@@ -274,7 +267,7 @@ class Shelf:
 
         if is_it(before.incoming):
             return before
-        return replace(before, incoming=None) if is_it(before.current) else None
+        return replace(before, incoming=None, coming=()) if is_it(before.current) else None
 
     async def _save(self, document: Document, text: str) -> Document:
         await self._store.put_document(document)

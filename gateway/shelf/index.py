@@ -6,6 +6,7 @@ What speaks for each document when a question comes is gathered here; what follo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -48,6 +49,17 @@ def features(descriptor: Descriptor, text: str, vectors: NDArray[np.floating[Any
 
 def embedded(known: Features, vectors: NDArray[np.floating[Any]]) -> Features:
     return msgspec.structs.replace(known, vectors=quantised(vectors), mean=mean_vector(vectors))
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """What stands for a document in these volumes. The first one's title stands for its own."""
+    texts, words = (tuple(chain.from_iterable(of_each)) for of_each in zip(*((one.texts, one.words) for one in parts), strict=True))
+    known = Features(texts, words, frozenset().union(*(one.identifiers for one in parts)))
+    vectors = [one.vectors for one in parts if one.vectors is not None]
+    if len(vectors) < len(parts):
+        return known
+    rows, scales = np.concatenate([one.rows for one in vectors]), np.concatenate([one.scales for one in vectors])
+    return msgspec.structs.replace(known, vectors=Quantised(rows, scales), mean=mean_vector(rows * scales[:, None]))
 
 
 class Index:

@@ -11,6 +11,7 @@ from backends.extract import NotText
 from router.documents import DocumentId, Owner, Version, VersionId, content_digest, version_salt
 from router.errors import DocumentTooLong, InvalidRequest
 from router.prompts import PromptLayout, Tokenizer, clean_text, ids_to_bytes, prefix_of
+from router.volumes import Volume, split
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -22,6 +23,13 @@ class Reading(msgspec.Struct, frozen=True):
     secret: bytes
     context_tokens: int
     reserve_tokens: int
+    max_volumes: int = 1
+    """So many volumes a text that is too long may become; 1: it is refused."""
+
+    @property
+    def limit_tokens(self) -> int:
+        """What the prefix of a version may take."""
+        return self.context_tokens - self.reserve_tokens
 
     def reads(self, version: Version) -> bool:
         """Whether the engine as it is now can use the version's KV. One of another engine, model or layout is stale."""
@@ -33,16 +41,8 @@ class Reading(msgspec.Struct, frozen=True):
         Raises DocumentTooLong for one that leaves no room to answer.
         """
         prefix = prefix_of(self.layout, self.tokenizer, text)
-        limit = self.context_tokens - self.reserve_tokens
-        if len(prefix.ids) > limit:
-            raise DocumentTooLong(
-                f"The document takes {len(prefix.ids)} tokens; the model reads at most {limit} "
-                f"(its context of {self.context_tokens} less {self.reserve_tokens} for question and answer). "
-                "Split it, or serve a model with a larger context.",
-                tokens=len(prefix.ids),
-                limit=limit,
-                param="text",
-            )
+        if len(prefix.ids) > self.limit_tokens:
+            raise self._too_long(len(prefix.ids))
         digest = content_digest(text)
         version = Version(
             id=VersionId(uuid.uuid4().hex),
@@ -54,6 +54,38 @@ class Reading(msgspec.Struct, frozen=True):
             created_at=now,
         )
         return version, Content(text, ids_to_bytes(prefix.ids))
+
+    def volumes(self, text: str) -> tuple[Volume, ...]:
+        """The volumes of a text that is too long, none of which is. Costs a few times what `version` does.
+
+        Raises DocumentTooLong where it would be more than `max_volumes`.
+        """
+        chunk = self.layout.chunk_tokens
+        volumes = split(text, self.limit_tokens // chunk * chunk, self._tokens) if self.max_volumes > 1 else ()
+        if not 0 < len(volumes) <= self.max_volumes:
+            raise self._too_long(self.prefix_tokens(text), len(volumes))
+        return volumes
+
+    def prefix_tokens(self, text: str) -> int:
+        """What a version of this text takes."""
+        chunk = self.layout.chunk_tokens
+        return -(-self._tokens(text) // chunk) * chunk
+
+    def _tokens(self, text: str) -> int:
+        return prefix_of(self.layout, self.tokenizer, text).document_tokens
+
+    def _too_long(self, tokens: int, volumes: int = 0) -> DocumentTooLong:
+        """`volumes`: how many it would need, where it may have some."""
+        option = "`ingestion.max_volumes` in the configuration"
+        split_here = f"raise {option}: it needs {volumes} volumes" if volumes else f"set {option}, so that it is kept in volumes"
+        return DocumentTooLong(
+            f"The document takes {tokens} tokens; the model reads at most {self.limit_tokens} "
+            f"(its context of {self.context_tokens} less {self.reserve_tokens} for question and answer). "
+            f"Split it, serve a model with a larger context, or have the operator {split_here}.",
+            tokens=tokens,
+            limit=self.limit_tokens,
+            param="text",
+        )
 
 
 def readable(raw: str) -> str:

@@ -12,8 +12,9 @@ import msgspec
 
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.matchings import Matchings
+from router.catalog import Catalog
 from router.defaults import MATCHING
-from router.documents import Catalog, Document, TenantId
+from router.documents import Document, TenantId
 from router.errors import InvalidRequest
 from router.evaluation import Judged, Labelled, evaluate, judge
 from router.fitting import Example, fit_matching, held_out

@@ -13,7 +13,9 @@ from typing import Any
 import msgspec
 
 from gateway.shelf.index import Features, Index
-from router.documents import Catalog, Document, TenantId, VersionId
+from gateway.shelf.volume_features import VolumeFeatures, same
+from router.catalog import Catalog
+from router.documents import Document, TenantId, VersionId
 
 PATIENCE_S = 0.5
 """So long a question waits for the newest index where there is an older one."""
@@ -36,6 +38,7 @@ class _Build(msgspec.Struct, frozen=True):
 class Views:
     def __init__(self) -> None:
         self._features: dict[VersionId, Features] = {}
+        self._volumes = VolumeFeatures()
         self._views: dict[TenantId, _View] = {}
         self._builds: dict[TenantId, _Build] = {}
         self._changes = 0
@@ -49,7 +52,8 @@ class Views:
         self._changes += 1
 
     def forget(self, version: VersionId) -> None:
-        self._features.pop(version, None)
+        if (gone := self._features.pop(version, None)) is not None:
+            self._volumes.forget(gone)
         self._changes += 1
 
     async def of(self, catalog: Catalog, tenant: TenantId) -> Index:
@@ -58,9 +62,10 @@ class Views:
         if view is not None and view.catalog is catalog and view.changes == self._changes:
             return view.index
         changes = self._changes
-        visible = [d for d in catalog.visible_to(tenant) if d.current is not None and d.current.id in self._features]
-        features = [self._features[d.current.id] for d in visible if d.current is not None]
-        if view is not None and _same(view.features, features):
+        known = [(d, self._standing_for(catalog, d)) for d in catalog.visible_to(tenant)]
+        visible = [document for document, found in known if found is not None]
+        features = [found for _, found in known if found is not None]
+        if view is not None and same(view.features, features):
             view.catalog, view.changes = catalog, changes
             return view.index
         task = self._build(tenant, visible, features)
@@ -72,10 +77,27 @@ class Views:
         self._views[tenant] = _View(built, features, catalog, changes)
         return built
 
+    async def of_volumes(self, catalog: Catalog, document: Document) -> Index:
+        """The index of the volumes that answer for a document; those of which nothing is known are left out."""
+        known = [(one, self._own(one)) for one in catalog.answering(document)]
+        volumes = [one for one, found in known if found is not None]
+        return await self._volumes.index(document, volumes, [found for _, found in known if found is not None])
+
+    def _standing_for(self, catalog: Catalog, document: Document) -> Features | None:
+        """None where a version that answers for it isn't there, or not known."""
+        if document.current is not None or not document.volumes:
+            return self._own(document)
+        found = [self._own(volume) for volume in catalog.answering(document)]
+        parts = [features for features in found if features is not None]
+        return self._volumes.joined(document, parts) if parts and len(parts) == len(found) else None
+
+    def _own(self, document: Document) -> Features | None:
+        return self._features.get(document.current.id) if document.current is not None else None
+
     def _build(self, tenant: TenantId, visible: list[Document], features: list[Features]) -> asyncio.Task[Index]:
         """One at a time for the same documents, whoever asks."""
         build = self._builds.get(tenant)
-        if build is None or not _same(build.features, features):
+        if build is None or not same(build.features, features):
             # Whatever was being built for this tenant goes on for those who wait for it, and is then no longer wanted.
             build = self._builds[tenant] = _Build(features, asyncio.create_task(asyncio.to_thread(Index, visible, features)))
             build.task.add_done_callback(lambda task: self._built(tenant, task))
@@ -84,10 +106,6 @@ class Views:
     def _built(self, tenant: TenantId, task: asyncio.Task[Index]) -> None:
         if (build := self._builds.get(tenant)) is not None and build.task is task:
             del self._builds[tenant]
-
-
-def _same(one: list[Features], other: list[Features]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
 
 
 def _may_still_be_seen(index: Index, catalog: Catalog, tenant: TenantId) -> bool:

@@ -20,7 +20,8 @@ from gateway.tiers.hosts import Hosts
 from gateway.tiers.uses import Uses
 from observability.telemetry import HOST, Telemetry
 from router.budget import Disk, Exempt, Kept, NoRoom, make_room
-from router.documents import Catalog, Document, Salt, Version, VersionState
+from router.catalog import Catalog
+from router.documents import Document, Salt, Version, VersionState
 from router.errors import StorageFull
 from router.residency import Ledger
 

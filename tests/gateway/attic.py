@@ -16,7 +16,8 @@ from gateway.shelf.reading import Reading
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import USABLE, RamKeeper
 from observability.telemetry import Telemetry
-from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
+from router.catalog import Catalog
+from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
 from router.prompts import derive
 from router.residency import Ledger
 from tests.fakes.engine import CHUNK, CHUNK_BYTES, FakeHost, FakeKVServer

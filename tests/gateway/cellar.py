@@ -13,8 +13,9 @@ from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.uses import Uses
 from observability.telemetry import Telemetry
+from router.catalog import Catalog
 from router.chunk_tier import ChunkKey
-from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, Version, VersionId, VersionState
+from router.documents import Descriptor, Document, DocumentId, Owner, Salt, Version, VersionId, VersionState
 from router.prompts import derive
 from router.residency import Ledger
 from tests.fakes.engine import CHUNK, CHUNK_BYTES, FakeHost, FakeKVServer

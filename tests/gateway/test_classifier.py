@@ -14,7 +14,8 @@ from backends.batching import EmbedderOverloaded
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.matchings import Matchings
 from observability.telemetry import Telemetry
-from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
+from router.catalog import Catalog
+from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
 from router.matching import Route
 from tests.fakes.embedder import FakeEmbedder
 from tests.fakes.gateway import Gateway

@@ -9,7 +9,8 @@ import pytest
 
 from gateway.config import Ram
 from gateway.tiers import ram_keeper
-from router.documents import Catalog, DocumentId
+from router.catalog import Catalog
+from router.documents import DocumentId
 from tests.fakes.engine import CHUNK, CHUNK_BYTES
 from tests.fakes.gateway import eventually
 from tests.gateway.attic import CHUNKS, OWNER, SIZE, Attic, Peak, ids_of, ram_bytes

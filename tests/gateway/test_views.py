@@ -11,7 +11,8 @@ import pytest
 from gateway.shelf import views as module
 from gateway.shelf.index import Features, Index
 from gateway.shelf.views import Views
-from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
+from router.catalog import Catalog
+from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
 from tests.fakes.gateway import eventually
 
 ACME, OTHER = TenantId("acme"), TenantId("other")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.documents import Catalog, Descriptor, Document, DocumentId, Owner, Salt, Version, VersionId
+from router.catalog import Catalog
+from router.documents import Descriptor, Document, DocumentId, Owner, Salt, Version, VersionId
 
 OWNER = Owner("acme")
 NAMES = "abcd"

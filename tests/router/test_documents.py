@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from router.catalog import Catalog
 from router.documents import (
     SHARED,
-    Catalog,
     Descriptor,
     Document,
     DocumentId,
     Owner,
+    Part,
     Salt,
     TenantId,
     Version,
@@ -25,6 +26,7 @@ from router.documents import (
     content_digest,
     slug,
     version_salt,
+    volume_id,
 )
 from router.errors import InvalidRequest, NotFound
 
@@ -45,6 +47,61 @@ CATALOGS = st.builds(
     lambda keys: Catalog(document(id_, owner) for id_, owner in keys),
     st.sets(st.tuples(st.sampled_from("abcd"), st.sampled_from(OWNERS))),
 )
+
+
+def volumes(of: str, *states: VersionState, owner: str = "acme") -> list[Document]:
+    """Volumes of a document, ready ones as `current`."""
+    return [
+        replace(
+            document(f"{of}#{number}", owner),
+            part=Part(DocumentId(of), "Rent"),
+            **{"current" if state is VersionState.READY else "incoming": version(f"{owner} {of} {number}", state)},
+        )
+        for number, state in enumerate(states)
+    ]
+
+
+def test_a_document_in_volumes_is_seen_as_one_and_answered_by_them() -> None:
+    parts = volumes("a", VersionState.READY, VersionState.READY)
+    whole = replace(document("a"), volumes=(parts[1].id, parts[0].id))
+    catalog = Catalog([*parts, whole, document("b")])
+    assert [seen.id for seen in catalog.visible_to(TenantId("acme"))] == ["a", "b"]
+    assert catalog.answering(whole) == (parts[1], parts[0])
+    assert [part.name for part in parts] == ["a", "a"]
+    with pytest.raises(NotFound):
+        catalog.find(TenantId("acme"), parts[0].id)
+    # A version of its own answers before the volumes that are still there, and one to come does not.
+    plain = replace(whole, current=version("v", VersionState.READY))
+    assert catalog.answering(plain) == (plain,)
+    coming = replace(whole, incoming=version("v", VersionState.PENDING))
+    assert catalog.answering(coming) == (parts[1], parts[0])
+    assert catalog.answering(document("b")) == (document("b"),)
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ("ready ready", "ready"),
+        ("ready pending", "reading"),
+        ("pending pending", "pending"),
+        ("ready failed", "failed"),
+        ("", "failed"),
+    ],
+)
+def test_the_state_of_a_document_in_volumes_is_that_of_all_together(states: str, expected: str) -> None:
+    parts = volumes("a", *map(VersionState, states.split()))
+    ids = tuple(part.id for part in parts)
+    whole = replace(document("a"), coming=ids)
+    assert Catalog([*parts, whole]).state(whole) == expected
+    answering = replace(whole, volumes=ids, coming=(DocumentId("a#9"),))
+    assert Catalog([*parts, answering]).state(answering) == expected
+
+
+def test_a_volumes_id_tells_its_content_and_cannot_be_given() -> None:
+    one = volume_id(DocumentId("a"), "text")
+    assert one == volume_id(DocumentId("a"), "text") != volume_id(DocumentId("a"), "other")
+    with pytest.raises(InvalidRequest):
+        check_id(one)
 
 
 def test_a_tenant_sees_its_own_documents_and_the_shared_ones() -> None:

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from backends.base import ApiKey, Content, Store
-from router.documents import Descriptor, DocumentId, Owner, Salt, TenantId, VersionId, VersionState
+from router.documents import Descriptor, DocumentId, Owner, Part, Salt, TenantId, VersionId, VersionState
 from router.errors import Conflict, NotFound, StoreUnavailable
 from tests.backends.store.samples import CONTENT, document, stored, version
 
@@ -48,6 +48,18 @@ async def test_whose_words_a_descriptor_has(store: Store) -> None:
     ):
         await store.put_document(marked)
         assert await store.documents() == [marked]
+
+
+async def test_a_document_in_volumes_and_a_volume(store: Store) -> None:
+    volumes, coming = (DocumentId("lease#1"), DocumentId("lease#2")), (DocumentId("lease#3"),)
+    whole = document(volumes=volumes, coming=coming)
+    volume = document(id=volumes[0], part=Part(whole.id, "Rent – Repairs"), volumes=(), coming=())
+    await store.put_document(whole)
+    await store.put_document(volume)
+    assert {found.id: found for found in await store.documents()} == {whole.id: whole, volume.id: volume}
+    plain = replace(whole, volumes=(), coming=())
+    await store.put_document(plain)
+    assert {found.id: found for found in await store.documents()} == {whole.id: plain, volume.id: volume}
 
 
 async def test_a_version_is_stored_with_its_content_and_its_document(store: Store) -> None:

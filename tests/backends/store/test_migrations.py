@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from backends.store import migrations
 from backends.store.sql_store import SqlStore
 from backends.store.tables import metadata
-from router.documents import VersionState
+from router.documents import DocumentId, Part, VersionState
 from router.errors import StoreUnavailable
 from tests.backends.store.samples import CONTENT, document, run_sql, stored, version
 
@@ -98,6 +98,18 @@ async def test_a_database_of_the_first_revision_keeps_everything(database_url: s
     assert await run_sql(database_url, "SELECT * FROM documents") == [
         ("acme", "lease", "Lease", "", '["flat"]', "[]", "api", "v1", None, 1.5, 2.5)
     ]
+
+
+async def test_an_older_kvshelf_sees_no_volumes(opened_once: str, engine: AsyncEngine) -> None:
+    store = SqlStore(opened_once)
+    await store.open()
+    whole = document(id=DocumentId("rules"), volumes=(DocumentId("rules#1"),))
+    await store.put_document(whole)
+    await store.put_document(document(id=whole.volumes[0], part=Part(whole.id, "Pets – Garden")))
+    await store.close()
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda sync: command.downgrade(migrations.configuration(sync), "0003"))
+    assert await run_sql(opened_once, "SELECT id FROM documents ORDER BY id") == [("lease",), ("rules",)]
 
 
 async def test_revisions_form_one_line(engine: AsyncEngine) -> None:

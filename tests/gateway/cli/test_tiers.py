@@ -129,9 +129,11 @@ def test_a_stale_document_and_one_that_is_read_are_told() -> None:
     job = {"id": "j", "state": "pending", "read_tokens": 0, "prefix_tokens": 2048, "error": "no room"}
     told = {"stale": True, "job": job, "usage": None, "pinned": False, "expired": True, "expire_at": "x", "ttl_s": None}
     document = dict.fromkeys(tiers.PLAIN, "") | told
-    document |= {"document_tokens": 2000, "prefix_tokens": 2048, "created_at": 0.0, "updated_at": 0.0}
+    volume = {"number": 2, "title": "Rules (2 of 2): Pets", "state": "pending", "document_tokens": 1000}
+    document |= {"document_tokens": 2000, "prefix_tokens": 2048, "created_at": 0.0, "updated_at": 0.0, "volumes": [volume]}
     lines = dict(tiers._lines(document))
     assert lines["stale"].startswith("yes")
     assert lines["kept"] == "expired: answered cold, nothing is kept"
     assert lines["job"] == "pending, 0 of 2,048 tokens: no room (j)"
+    assert lines["volume 2"] == "Rules (2 of 2): Pets: pending, 1,000 tokens"
     assert lines["created"] == "1970-01-01 00:00 UTC"
