@@ -90,13 +90,11 @@ async def test_a_named_document_is_never_ambiguous_and_the_conversation_stays_wi
         await running.add(TEXT, id="rules")
         for question in ("?", "Zzz qqq", "What is said here of everything?"):
             assert (await running.ask(question, document="rules"))["headers"]["x-document-id"] == "rules"
-        turns = [
-            {"role": "user", "content": GARDEN},
-            {"role": "assistant", "content": "They."},
-            {"role": "user", "content": "When?"},
-        ]
-        async with running.request("POST", "/v1/chat/completions", json={"document": "rules", "messages": turns}) as response:
-            assert response.headers["x-document-volume"] == "3"
+        for question, number in ((PETS, "2"), (GARDEN, "3")):
+            said = ((question, "user"), ("They are.", "assistant"), ("When?", "user"))
+            turns = [{"role": role, "content": words} for words, role in said]
+            async with running.request("POST", "/v1/chat/completions", json={"document": "rules", "messages": turns}) as response:
+                assert response.headers["x-document-volume"] == number
 
 
 async def test_without_a_name_it_is_found_among_others_once(tmp_path: Path) -> None:

@@ -19,7 +19,20 @@ from tests.fakes.engine import Fault, Gate
 from tests.fakes.gateway import RESERVE, Gateway, eventually
 from tests.fakes.store import MemoryStore
 from tests.gateway.catalog import Catalog, problem
-from tests.gateway.test_volumes import GARDEN, LIMIT, PETS, SETTINGS, TEXT, chapter, cleared, gateway, shown, stored_ids, text
+from tests.gateway.test_volumes import (
+    GARDEN,
+    LIMIT,
+    PETS,
+    SETTINGS,
+    SHORT,
+    TEXT,
+    chapter,
+    cleared,
+    gateway,
+    shown,
+    stored_ids,
+    text,
+)
 
 CHANGED = text(Garden=chapter("Garden").replace("roses", "tulips"))
 
@@ -64,6 +77,19 @@ async def test_a_text_that_is_replaced_before_it_was_read_leaves_nothing(tmp_pat
         assert await running.finished(second["job"]["id"]) == "ready"
         await cleared(running, volumes=5)
         await running.json("GET", f"/v1/jobs/{first['job']['id']}", status=404)
+
+
+async def test_a_short_text_that_comes_while_the_long_one_is_read_stays(tmp_path: Path) -> None:
+    async with gateway(tmp_path).running() as running:
+        gate = Gate(running.workers[0])
+        await running.add(TEXT, id="rules", ready=False)
+        await gate.reached()
+        short = await running.add(SHORT, id="rules", ready=False)
+        gate.open()
+        assert await running.finished(short["job"]["id"]) == "ready"
+        await cleared(running, volumes=0)
+        document = await shown(running)
+        assert (document["state"], document["volumes"], document["job"]) == ("ready", [], None)
 
 
 async def test_a_question_whose_volume_goes_while_it_is_chosen_goes_to_one_of_the_new_ones(tmp_path: Path) -> None:
