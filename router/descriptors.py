@@ -39,7 +39,7 @@ def guess_title(text: str, otherwise: str) -> str:
     """The first heading, else the first line, else `otherwise`; at most 120 characters."""
     for line in text.splitlines():
         heading = _HEADING.match(line)
-        words = heading[2] if heading else line.strip()
+        words = " ".join((heading[2] if heading else line).split())  # a manual page's first line is set in columns
         if words:
             return words[:120]
     return otherwise

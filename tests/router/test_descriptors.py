@@ -148,6 +148,7 @@ def test_what_people_say_of_a_document_stands_before_its_passages() -> None:
     ("text", "title"),
     [
         ("\n\n## Rent ##\ntext", "Rent"),
+        ("MAKE(1)      User Commands\tMAKE(1)\n", "MAKE(1) User Commands MAKE(1)"),
         ("A lease.\n# Rent", "A lease."),
         ("#\n#  \n  An apartment ", "#"),
         ("# \u3000\nnext", "next"),
