@@ -95,8 +95,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
     uses = Uses(parts.store, now=now)
     keeper = DiskKeeper(hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes)
     matchings = Matchings(parts.store, now=now)
-    thresholds = {"min_score": config.routing.min_score, "margin": config.routing.margin}
-    classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, problem=parts.embedder_problem, **thresholds)
+    classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, config.routing, problem=parts.embedder_problem)
     shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
     volumes = Volumes(shelf, parts.store, reading, keeper.check)
     prefixes = PrefixCache(parts.store, config.model.name)
@@ -158,19 +157,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         at_once=config.gathering.at_once,
         context_tokens=config.model.context_tokens,
     )
-    looking = config.routing.second_look
-    second_look = SecondLook(
-        shelf,
-        pool,
-        prefixes,
-        ledger,
-        reading,
-        telemetry,
-        candidates=looking.candidates if looking is not None else 0,
-        time_limit_s=looking.time_limit_s if looking is not None else 0.0,
-        lead_below=looking.lead_below if looking is not None else 0.0,
-        **thresholds,
-    )
+    second_look = SecondLook(shelf, pool, prefixes, ledger, reading, telemetry, config.routing)
     chat = ChatHandler(
         shelf,
         classifier,
@@ -217,7 +204,7 @@ def create_app(config: Config, parts: Parts, *, now: Callable[[], float] = time.
         "volumes": volumes,
         "classifier": classifier,
         "second_look": second_look,
-        "tuning": Tuning(classifier, matchings, **thresholds),
+        "tuning": Tuning(classifier, matchings, config.routing),
         "health": Health(pool, hosts, parts.store, classifier, catalog_watcher),
         "views": DocumentViews(shelf, ledger, uses),
         "moves": moves,

@@ -21,8 +21,7 @@ from msgspec import Meta
 from backends.settings import LocalEngine, Model, Name, Port, Positive, PositiveFloat
 from gateway import strict_yaml
 from gateway.strict_yaml import ConfigError
-from router.defaults import MARGIN, MIN_SCORE
-from router.matching import CANDIDATES
+from router.matching import CANDIDATES, Thresholds
 from router.policies import CHOICES, DEFAULT
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -122,12 +121,12 @@ class SecondLook(msgspec.Struct, frozen=True):
     """In doubt is what is ambiguous, and also a document that was found but leads the second by less than this."""
 
 
-class Routing(msgspec.Struct, frozen=True):
+class Routing(Thresholds, frozen=True):
     """Scores are probabilities: that a document is the one that a question without a name is about."""
 
-    min_score: Share = MIN_SCORE
+    min_score: Share = Thresholds().min_score
     """A question goes to a document that has at least this. Where only several have it together it is ambiguous, else no match."""
-    margin: Share = MARGIN
+    margin: Share = Thresholds().margin
     """The first document must lead the second by this much, else the question is ambiguous."""
     second_look: SecondLook | None = None
     """Absent: the engine is never asked."""

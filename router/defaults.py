@@ -2,8 +2,6 @@
 
 from router.matching import Matching, Parameters
 
-MIN_SCORE, MARGIN = 0.6, 0.1
-
 MATCHING = Matching(
     full=Parameters(
         weights=(0.253, 0.097, 0.103, 0.260, 0.168, 0.119),

@@ -69,7 +69,7 @@ class Point(msgspec.Struct, frozen=True):
     refused: float
 
 
-class Report(msgspec.Struct, frozen=True):
+class Figures(msgspec.Struct, frozen=True):
     """Shares are 0 to 1, and 0 where there is nothing to take a share of.
 
     `top1`, `top5`: of the questions that have a document, those with it first, or among the first five. `answered`: those of them
@@ -77,8 +77,6 @@ class Report(msgspec.Struct, frozen=True):
     `refused_of_unanswerable`: of the others, those that were routed nowhere.
     """
 
-    questions: int
-    unanswerable: int
     top1: float
     top5: float
     answered: float
@@ -86,6 +84,11 @@ class Report(msgspec.Struct, frozen=True):
     refused_of_unanswerable: float
     calibration_error: float
     """Expected calibration error (Guo et al. 2017): the mean distance of probability and share of right ones, over bins."""
+
+
+class Report(Figures, frozen=True, kw_only=True):
+    questions: int
+    unanswerable: int
     curve: tuple[Point, ...] = ()
     confused: tuple[tuple[str, str, int], ...] = ()
     """(expected, what came first, how often), the most frequent first."""

@@ -54,6 +54,17 @@ class Matching(msgspec.Struct, frozen=True):
         return self.lexical if len(evidence) == LEXICAL_KINDS else self.full
 
 
+class Thresholds(msgspec.Struct, frozen=True):
+    """When a question goes to the first document: it has at least `min_score`, and leads the second by `margin`. 0 to 1 each."""
+
+    min_score: float = 0.6
+    margin: float = 0.1
+
+    def allow(self, candidates: Sequence[Match]) -> bool:
+        first, *others = candidates
+        return first.score >= self.min_score and (not others or first.score - others[0].score >= self.margin)
+
+
 class Match(msgspec.Struct, frozen=True):
     """`score`: the probability that it is this document, 0 to 1."""
 
@@ -105,9 +116,8 @@ def decide(
     evidence: Evidence,
     words: int,
     matching: Matching,
+    thresholds: Thresholds,
     *,
-    min_score: float,
-    margin: float,
     named: int | None = None,
 ) -> Decision:
     """What to do with a question of so many content words. Ties go by id, so that the same input decides alike.
@@ -130,9 +140,9 @@ def decide(
     candidates = tuple(
         Match(documents[place].id, documents[place].descriptor.title, round(share, 4)) for place, share in likely[:CANDIDATES]
     )
-    if candidates[0].score >= min_score and (len(candidates) == 1 or candidates[0].score - candidates[1].score >= margin):
+    if thresholds.allow(candidates):
         return Route(candidates[0].document, candidates[0].score, candidates)
-    one_of_them = len(candidates) > 1 and max(candidates[0].score, few) >= min_score
+    one_of_them = len(candidates) > 1 and max(candidates[0].score, few) >= thresholds.min_score
     return Ambiguous(candidates) if one_of_them else NoMatch(candidates)
 
 

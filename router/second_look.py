@@ -17,15 +17,16 @@ from statistics import fmean
 
 from msgspec.structs import replace
 
+from router.conversation import shortened
 from router.documents import DocumentId
-from router.matching import Ambiguous, Decision, Match, NoMatch, Route
+from router.matching import Ambiguous, Decision, Match, NoMatch, Route, Thresholds
 
 TRUST = 0.5
 """What of a verdict's log-odds counts: half, a probability of 0.88 as one of 0.73. Models are surer than they are right."""
 SUREST = 6.0
 """No verdict is surer than this, in log-odds: about 0.998."""
 QUESTION_CHARACTERS = 2000
-"""Of a longer question the beginning and the end are asked, half each."""
+"""Of a longer question the beginning and the end are asked."""
 ALTERNATIVES = 20
 """First tokens whose log-probabilities are asked for: as many as vLLM gives unless it is told otherwise."""
 
@@ -34,9 +35,7 @@ _UNTOLD = 1e-9
 
 def wording(question: str) -> str:
     """What is asked of each document in the place of the question."""
-    half = QUESTION_CHARACTERS // 2
-    if len(question) > QUESTION_CHARACTERS:
-        question = f"{question[:half]} … {question[-half:]}"
+    question = shortened(question, QUESTION_CHARACTERS, " … ")
     return f"Does this document answer the following question? Answer yes or no, with one word.\n\nQuestion: {question}"
 
 
@@ -70,7 +69,7 @@ def doubtful(decision: Decision, *, lead_below: float) -> bool:
             return False
 
 
-def reconsidered(decision: Decision, verdicts: Mapping[DocumentId, float], *, min_score: float, margin: float) -> Decision:
+def reconsidered(decision: Decision, verdicts: Mapping[DocumentId, float], thresholds: Thresholds) -> Decision:
     """The decision with what the engine says of its candidates. Itself where the verdicts tell no difference, or there are too few.
 
     Never no match: of which documents it may be is the matching's to say.
@@ -80,9 +79,8 @@ def reconsidered(decision: Decision, verdicts: Mapping[DocumentId, float], *, mi
     mean = fmean(verdicts.values())
     weighed = [_weighed(match, verdicts.get(match.document, mean) - mean) for match in decision.candidates]
     candidates = tuple(sorted(weighed, key=lambda match: -match.score))
-    first, *others = candidates
-    if first.score >= min_score and (not others or first.score - others[0].score >= margin):
-        return Route(first.document, first.score, candidates)
+    if thresholds.allow(candidates):
+        return Route(candidates[0].document, candidates[0].score, candidates)
     return Ambiguous(candidates)
 
 

@@ -10,9 +10,12 @@ It is part of finding the document: neither a question of the tenant's nor a use
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import structlog
 
+from gateway.config import Routing
+from gateway.config import SecondLook as Limits
 from gateway.pool import WorkerPool
 from gateway.shelf.documents import Shelf
 from gateway.shelf.prefixes import PrefixCache
@@ -20,7 +23,7 @@ from gateway.shelf.reading import Reading
 from observability.telemetry import OUTCOME, Telemetry
 from router.documents import DocumentId, TenantId, Version, VersionState
 from router.errors import KvshelfError, NotFound
-from router.matching import Decision, Route
+from router.matching import Decision, Match, Route
 from router.prompts import suffix_ids
 from router.residency import Ledger
 from router.second_look import ALTERNATIVES, doubtful, reconsidered, verdict, wording
@@ -40,43 +43,34 @@ class SecondLook:
         ledger: Ledger,
         reading: Reading,
         telemetry: Telemetry,
-        *,
-        candidates: int,
-        time_limit_s: float,
-        lead_below: float,
-        min_score: float,
-        margin: float,
+        routing: Routing,
     ) -> None:
-        """`candidates`: so many, the likeliest, may be asked; 0: none ever is. `lead_below`: a route that leads by less is in doubt."""
         self._shelf = shelf
         self._pool = pool
         self._prefixes = prefixes
         self._ledger = ledger
         self._reading = reading
         self._telemetry = telemetry
-        self._candidates = candidates
-        self._time_limit_s = time_limit_s
-        self._lead_below = lead_below
-        self._min_score = min_score
-        self._margin = margin
+        self._routing = routing
 
     async def take(self, decision: Decision, tenant: TenantId, question: str) -> Decision:
         """The decision about this question, after a second look where one is worth while and can be had."""
-        if not self._candidates or not doubtful(decision, lead_below=self._lead_below):
+        limits = self._routing.second_look
+        if limits is None or not doubtful(decision, lead_below=limits.lead_below):
             return decision
-        outcome, found = await self._look(decision, tenant, question)
+        outcome, found = await self._look(limits, decision, tenant, question)
         self._telemetry.second_looks.add(1, {OUTCOME: outcome})
         return found
 
-    async def _look(self, decision: Decision, tenant: TenantId, question: str) -> tuple[str, Decision]:
-        warm = self._warm(decision, tenant)
+    async def _look(self, limits: Limits, decision: Decision, tenant: TenantId, question: str) -> tuple[str, Decision]:
+        warm = self._warm(decision.candidates[: limits.candidates], tenant)
         if len(warm) < 2:
             return "cold", decision  # of one alone it could not be told from its habit
         turns = ({"role": "user", "content": wording(question)},)
         suffix = suffix_ids(self._reading.layout, self._reading.tokenizer, turns)
         asked = {document: asyncio.create_task(self._verdict(version, suffix)) for document, version in warm.items()}
         try:
-            _, late = await asyncio.wait(asked.values(), timeout=self._time_limit_s)
+            _, late = await asyncio.wait(asked.values(), timeout=limits.time_limit_s)
         finally:
             for task in asked.values():
                 task.cancel()
@@ -85,13 +79,13 @@ class SecondLook:
         verdicts = {document: word for document, word in told.items() if word is not None}
         if len(verdicts) < 2:
             return "timed_out" if late else "failed", decision
-        found = reconsidered(decision, verdicts, min_score=self._min_score, margin=self._margin)
+        found = reconsidered(decision, verdicts, self._routing)
         return "decided" if isinstance(found, Route) else "undecided", found
 
-    def _warm(self, decision: Decision, tenant: TenantId) -> dict[DocumentId, Version]:
-        """Those of the first candidates that can be asked without anything being read."""
+    def _warm(self, candidates: Sequence[Match], tenant: TenantId) -> dict[DocumentId, Version]:
+        """Those of the candidates that can be asked without anything being read."""
         found = {}
-        for match in decision.candidates[: self._candidates]:
+        for match in candidates:
             try:
                 document = self._shelf.catalog.find(tenant, match.document)
             except NotFound:

@@ -16,11 +16,10 @@ from rich.table import Table
 
 from backends.embedding import SentenceEmbedder
 from gateway.cli.client import Client, connect, connected, connection
-from gateway.config import Routing
 from gateway.evaluation import folder, questions, report
 from router.errors import KvshelfError
 from router.evaluation import Judged, Labelled, evaluate
-from router.matching import Match
+from router.matching import Match, Thresholds
 
 OUT = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
 ERR = Console(stderr=True, highlight=False)
@@ -96,14 +95,16 @@ def evaluation(
     try:
         labelled = questions.read(file)
         if documents is not None:
-            default = Routing()
+            default = Thresholds()
             judged, seconds = asyncio.run(
                 _of_folder(
                     documents,
                     labelled,
                     embedding,
-                    min_score=default.min_score if min_score is None else min_score,
-                    margin=default.margin if margin is None else margin,
+                    Thresholds(
+                        default.min_score if min_score is None else min_score,
+                        default.margin if margin is None else margin,
+                    ),
                 )
             )
         else:
@@ -163,7 +164,7 @@ async def fit(client: Client, file: Path | None, reset: bool, as_json: bool) -> 
 
 
 async def _of_folder(
-    documents: Path, labelled: tuple[Labelled, ...], model: str, *, min_score: float, margin: float
+    documents: Path, labelled: tuple[Labelled, ...], model: str, thresholds: Thresholds
 ) -> tuple[list[Judged], list[float]]:
     embedder = SentenceEmbedder(model) if model != "none" else None
     try:
@@ -174,7 +175,7 @@ async def _of_folder(
             index = await folder.index(
                 documents, embedder, on_document=lambda done, of: progress.update(bar, completed=done, total=of)
             )
-        return await folder.ask(index, embedder, labelled, min_score=min_score, margin=margin)
+        return await folder.ask(index, embedder, labelled, thresholds)
     finally:
         if embedder is not None:
             embedder.close()

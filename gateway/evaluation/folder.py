@@ -17,7 +17,7 @@ from router.descriptors import guess_title, routing_texts
 from router.documents import Descriptor, Document, DocumentId, Owner
 from router.errors import KvshelfError
 from router.evaluation import Judged, Labelled, judge
-from router.matching import decide
+from router.matching import Thresholds, decide
 from router.prompts import clean_text
 
 log = structlog.get_logger("evaluation")
@@ -43,7 +43,7 @@ async def index(folder: Path, embedder: Embedder | None, *, on_document: Callabl
 
 
 async def ask(
-    index: Index, embedder: Embedder | None, questions: Sequence[Labelled], *, min_score: float, margin: float
+    index: Index, embedder: Embedder | None, questions: Sequence[Labelled], thresholds: Thresholds
 ) -> tuple[list[Judged], list[float]]:
     """What became of each, one after the other, and how long each took in seconds, its embedding included."""
     judged, seconds = [], []
@@ -53,7 +53,7 @@ async def ask(
         words = content_words(one.question)
         evidence = index.evidence(index.lexical(words), asked[0] if asked is not None else None, MATCHING)
         named = index.named(one.question)
-        decision = decide(index.documents, evidence, len(words), MATCHING, min_score=min_score, margin=margin, named=named)
+        decision = decide(index.documents, evidence, len(words), MATCHING, thresholds, named=named)
         seconds.append(time.perf_counter() - started)
         judged.append(judge(one, decision))
     return judged, seconds

@@ -13,9 +13,8 @@ from contextlib import suppress
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from backends.base import Embedder, Store
+from backends.base import Embedder, Store, Vectors
 from backends.batching import EmbedderOverloaded
 from backends.words import content_words
 from gateway.shelf.index import Index, embedded, features
@@ -23,13 +22,13 @@ from gateway.shelf.matchings import Matchings
 from gateway.shelf.views import Views
 from observability.telemetry import EVIDENCE, OUTCOME, Telemetry
 from router.catalog import Catalog
-from router.conversation import continued
+from router.conversation import continued, shortened
 from router.descriptors import routing_texts
 from router.documents import Descriptor, Document, DocumentId, TenantId, VersionId
 from router.errors import KvshelfError, StoreUnavailable
 from router.evaluation import Labelled
 from router.fitting import Example
-from router.matching import Ambiguous, Decision, Matching, NoMatch, Route, Scores, decide, places_of_best, scores
+from router.matching import Ambiguous, Decision, Matching, NoMatch, Route, Thresholds, decide, scores
 
 log = structlog.get_logger("classifier")
 
@@ -38,7 +37,8 @@ LEADERS = 3
 TURNS = 4
 """So many of a conversation's last questions say which document it is about."""
 QUESTION_CHARACTERS = 4000
-"""Of a longer one the beginning and the end are read, half each: what is pasted stands between them."""
+"""Of a longer one the beginning and the end are read."""
+QUESTIONS_KEPT = 1000
 
 Leading = Callable[[list[tuple[Document, float]]], None]
 
@@ -50,18 +50,18 @@ class Classifier:
         embedder: Embedder | None,
         matchings: Matchings,
         telemetry: Telemetry,
+        thresholds: Thresholds,
         *,
         problem: str | None = None,
-        min_score: float,
-        margin: float,
     ) -> None:
         self._store = store
         self._embedder = embedder
         self._matchings = matchings
         self._telemetry = telemetry
-        self._min_score = min_score
-        self._margin = margin
+        self._thresholds = thresholds
         self._views = Views()
+        self._questions: dict[tuple[TenantId, str], Vectors] = {}
+        """The last ones' vectors, by the tenant that asked: how long an answer takes tells nobody what others asked."""
         self.problem = problem
         """What keeps routing from being as good as it is configured to be."""
 
@@ -92,26 +92,26 @@ class Classifier:
     async def find(self, catalog: Catalog, tenant: TenantId, turns: Sequence[str], leading: Leading = lambda _: None) -> Decision:
         """What to do with a question that names no document. `turns`: what the user said so far, the question last.
 
-        `leading` is told which documents lead, each with its share of their scores: by words alone while the question
-        is being embedded, and again where the question then goes to none of them.
+        `leading` is told which documents lead, each with how likely it is the one: by words alone while the question is being
+        embedded, and again where the question then goes to none of them.
         """
         started = time.perf_counter()
-        turns = [_shortened(turn) for turn in turns[-TURNS:]]
+        turns = [shortened(turn, QUESTION_CHARACTERS) for turn in turns[-TURNS:]]
         decision: Decision = NoMatch(())
-        asked: NDArray[np.float32] | None = None
+        asked: list[Vectors] | None = None
         index = await self._views.of(catalog, tenant)
         if len(index):
-            leading(_leaders(index.documents, index.lexical(content_words(turns[-1]))[0]))
             matching = await self._matchings.get(tenant)
+            leading(_leaders(index, self._decide(index, turns[-1], None, matching)))
             index, asked = await self._asked(index, catalog, tenant, turns)
             about: Document | None = None
             for number, turn in enumerate(turns):
-                decision, found = self._decide(index, turn, asked[number] if asked is not None else None, matching)
-                decision = continued(decision, about, min_score=self._min_score)
+                alone = self._decide(index, turn, asked[number] if asked is not None else None, matching)
+                decision = continued(alone, about, self._thresholds)
                 if isinstance(decision, Route):
                     about = _document(index, decision.document)
             if isinstance(decision, Ambiguous):
-                leading(_leaders(index.documents, found))
+                leading(_leaders(index, decision))
         self._telemetry.routing_time.record(time.perf_counter() - started)
         by = "words" if asked is None else "all"
         self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag), EVIDENCE: by})
@@ -125,8 +125,8 @@ class Classifier:
         index = await self._views.of_volumes(catalog, document)
         if len(index) < 2:
             return (*index.documents, *catalog.answering(document))[0]
-        turns = [_shortened(turn) for turn in turns[-TURNS:]]
-        asked = await self._embed(tuple(turns))
+        turns = [shortened(turn, QUESTION_CHARACTERS) for turn in turns[-TURNS:]]
+        asked = await self._embed_turns(tenant, turns)
         matching = await self._matchings.get(tenant)
         total = np.zeros(len(index), dtype=np.float32)
         for number, turn in enumerate(turns):
@@ -137,47 +137,49 @@ class Classifier:
                 total[named] += 1
         return index.documents[int(np.argmax(total))]
 
+    async def documents(self, catalog: Catalog, tenant: TenantId) -> tuple[Document, ...]:
+        """Those of the tenant's that a question may find."""
+        return (await self._views.of(catalog, tenant)).documents
+
     async def examples(
         self, catalog: Catalog, tenant: TenantId, labelled: Sequence[Labelled]
     ) -> tuple[tuple[Document, ...], list[Example]]:
         """What the tenant's documents are, and what speaks for each of them by these questions."""
-        questions = [_shortened(one.question) for one in labelled]
-        index, asked = await self._asked(await self._views.of(catalog, tenant), catalog, tenant, questions)
+        questions = [shortened(one.question, QUESTION_CHARACTERS) for one in labelled]
+        asked = await self._embed(tuple(questions))
+        index = await self._completed(await self._views.of(catalog, tenant), catalog, tenant, asked)
         matching = await self._matchings.get(tenant)
         places = {document.id: place for place, document in enumerate(index.documents)}
-        found = []
-        for number, one in enumerate(labelled):
-            words = content_words(questions[number])
-            evidence = index.evidence(index.lexical(words), asked[number] if asked is not None else None, matching)
-            found.append(Example(evidence, len(words), places.get(DocumentId(one.document or ""))))
-        return index.documents, found
 
-    def _decide(
-        self, index: Index, question: str, asked: NDArray[np.float32] | None, matching: Matching
-    ) -> tuple[Decision, Scores]:
+        def told() -> list[Example]:
+            found = []
+            for number, one in enumerate(labelled):
+                words = content_words(questions[number])
+                evidence = index.evidence(index.lexical(words), asked[number] if asked is not None else None, matching)
+                found.append(Example(evidence, len(words), places.get(DocumentId(one.document or ""))))
+            return found
+
+        return index.documents, await asyncio.to_thread(told)  # thousands of them take seconds
+
+    def _decide(self, index: Index, question: str, asked: Vectors | None, matching: Matching) -> Decision:
         words = content_words(question)
         evidence = index.evidence(index.lexical(words), asked, matching)
-        decision = decide(
-            index.documents,
-            evidence,
-            len(words),
-            matching,
-            min_score=self._min_score,
-            margin=self._margin,
-            named=index.named(question),
-        )
-        return decision, scores(evidence, matching.parameters(evidence))
+        return decide(index.documents, evidence, len(words), matching, self._thresholds, named=index.named(question))
 
     async def _asked(
-        self, index: Index, catalog: Catalog, tenant: TenantId, questions: Sequence[str]
-    ) -> tuple[Index, NDArray[np.float32] | None]:
-        """The questions' vectors (None where they can't be had), and the index: a new one where it lacked vectors."""
-        asked = await self._embed(tuple(questions))
-        if asked is not None and not index.is_embedded:
-            answering = (one for document in index.documents for one in catalog.answering(document))
-            await self._complete([one.current.id for one in answering if one.current is not None])
-            index = await self._views.of(catalog, tenant)
-        return index, asked
+        self, index: Index, catalog: Catalog, tenant: TenantId, turns: Sequence[str]
+    ) -> tuple[Index, list[Vectors] | None]:
+        """The turns' vectors (None where they can't be had), and the index: a new one where it lacked vectors."""
+        asked = await self._embed_turns(tenant, turns)
+        return await self._completed(index, catalog, tenant, asked), asked
+
+    async def _completed(self, index: Index, catalog: Catalog, tenant: TenantId, asked: object | None) -> Index:
+        """A new index where this one lacks vectors although the embedding model is there."""
+        if asked is None or index.is_embedded:
+            return index
+        answering = (one for document in index.documents for one in catalog.answering(document))
+        await self._complete([one.current.id for one in answering if one.current is not None])
+        return await self._views.of(catalog, tenant)
 
     async def _complete(self, versions: Sequence[VersionId]) -> None:
         """Embed what was learnt while the embedding model was away: until then all of a tenant's routing is lexical."""
@@ -190,7 +192,23 @@ class Classifier:
             if self._views.get(version_id) is before:
                 self._views.put(version_id, embedded(before, vectors))
 
-    async def _embed(self, texts: tuple[str, ...]) -> NDArray[np.float32] | None:
+    async def _embed_turns(self, tenant: TenantId, turns: Sequence[str]) -> list[Vectors] | None:
+        """Each turn's vector, shape (dimensions,); None where one can't be had.
+
+        A conversation's earlier questions were embedded when they were asked. Each is embedded as a call of its own: several
+        texts in one are a document's, which questions go before (`backends/batching.py`).
+        """
+        known = {turn: vector for turn in turns if (vector := self._questions.get((tenant, turn))) is not None}
+        lacking = [turn for turn in dict.fromkeys(turns) if turn not in known]
+        for turn, vectors in zip(lacking, await asyncio.gather(*(self._embed((turn,)) for turn in lacking)), strict=True):
+            if vectors is None:
+                return None
+            known[turn] = self._questions[tenant, turn] = vectors[0]
+        while len(self._questions) > QUESTIONS_KEPT:
+            del self._questions[next(iter(self._questions))]
+        return [known[turn] for turn in turns]
+
+    async def _embed(self, texts: tuple[str, ...]) -> Vectors | None:
         if self._embedder is None:
             return None
         try:
@@ -214,13 +232,6 @@ def _document(index: Index, document_id: DocumentId) -> Document:
     return next(document for document in index.documents if document.id == document_id)
 
 
-def _shortened(question: str) -> str:
-    half = QUESTION_CHARACTERS // 2
-    return question if len(question) <= QUESTION_CHARACTERS else f"{question[:half]} {question[-half:]}"
-
-
-def _leaders(documents: tuple[Document, ...], found: Scores) -> list[tuple[Document, float]]:
-    """The best few, each with its share of their scores."""
-    best = places_of_best(documents, found, LEADERS)
-    total = sum(float(found[place]) for place in best)
-    return [(documents[place], float(found[place]) / total) for place in best if found[place] > 0]
+def _leaders(index: Index, decision: Decision) -> list[tuple[Document, float]]:
+    """The likeliest few, each with how likely it is."""
+    return [(_document(index, match.document), match.score) for match in decision.candidates[:LEADERS] if match.score > 0]

@@ -16,24 +16,15 @@ from router.catalog import Catalog
 from router.defaults import MATCHING
 from router.documents import Document, TenantId
 from router.errors import InvalidRequest
-from router.evaluation import Judged, Labelled, evaluate, judge
+from router.evaluation import Figures, Judged, Labelled, evaluate, judge
 from router.fitting import Example, fit_matching, held_out
-from router.matching import Matching, decide
+from router.matching import Matching, Thresholds, decide
 
 MIN_KNOWN = 20
 """Questions with a document; fewer say nothing about those to come."""
 MAX_QUESTIONS = 5000
-
-
-class Figures(msgspec.Struct, frozen=True):
-    """As of `router.evaluation.Report`."""
-
-    top1: float
-    top5: float
-    answered: float
-    answered_right: float
-    refused_of_unanswerable: float
-    calibration_error: float
+MAX_PAIRS = 5_000_000
+"""Of a question and a document: what speaks for each is held in memory, 24 bytes."""
 
 
 class Fitted(msgspec.Struct, frozen=True):
@@ -47,20 +38,17 @@ class Fitted(msgspec.Struct, frozen=True):
 
 
 class Tuning:
-    def __init__(self, classifier: Classifier, matchings: Matchings, *, min_score: float, margin: float) -> None:
+    def __init__(self, classifier: Classifier, matchings: Matchings, thresholds: Thresholds) -> None:
         self._classifier = classifier
         self._matchings = matchings
-        self._min_score = min_score
-        self._margin = margin
+        self._thresholds = thresholds
 
     async def fit(self, catalog: Catalog, tenant: TenantId, labelled: Sequence[Labelled]) -> Fitted:
         """Fit, judge, and keep what is better. Raises InvalidRequest for questions that can't be fitted to."""
         before = await self._matchings.get(tenant)
+        check(labelled, await self._classifier.documents(catalog, tenant))
         documents, examples = await self._classifier.examples(catalog, tenant, labelled)
-        check(labelled, documents)
-        matching, found = await asyncio.to_thread(
-            fitted, documents, labelled, examples, before, min_score=self._min_score, margin=self._margin
-        )
+        matching, found = await asyncio.to_thread(fitted, documents, labelled, examples, before, self._thresholds)
         if found.kept:
             await self._matchings.put(tenant, matching)
         return found
@@ -77,9 +65,7 @@ def fitted(
     labelled: Sequence[Labelled],
     examples: Sequence[Example],
     before: Matching,
-    *,
-    min_score: float,
-    margin: float,
+    thresholds: Thresholds,
 ) -> tuple[Matching, Fitted]:
     """What is fitted to all of the questions, and what that is worth beside what is used now. Pure; takes seconds for thousands.
 
@@ -89,11 +75,11 @@ def fitted(
     def figures(matchings: Sequence[Matching]) -> tuple[Figures, float]:
         judged: list[Judged] = []
         for one, example, matching in zip(labelled, examples, matchings, strict=True):
-            decision = decide(documents, example.evidence, example.words, matching, min_score=min_score, margin=margin)
+            decision = decide(documents, example.evidence, example.words, matching, thresholds)
             judged.append(judge(one, decision))
         report = evaluate(judged)
         squares = sum((each.probability - each.is_first) ** 2 for each in judged) / len(judged)
-        return Figures(**{name: getattr(report, name) for name in Figures.__struct_fields__}), squares
+        return Figures(*(getattr(report, name) for name in Figures.__struct_fields__)), squares
 
     was, squares_before = figures([before] * len(examples))
     now, squares_after = figures(held_out(examples, MATCHING))
@@ -109,6 +95,12 @@ def check(labelled: Sequence[Labelled], documents: Sequence[Document]) -> None:
         raise InvalidRequest(
             f"`questions` name documents that are not there or not read yet: {', '.join(unknown[:5])}"
             f"{' and others' if len(unknown) > 5 else ''}. Add them, or take their questions out.",
+            param="questions",
+        )
+    most = MAX_PAIRS // max(len(documents), 1)
+    if len(labelled) > most:
+        raise InvalidRequest(
+            f"{len(labelled)} questions about {len(documents)} documents are too many to fit routing to; give at most {most}.",
             param="questions",
         )
     known = sum(one.document is not None for one in labelled)

@@ -8,7 +8,6 @@ the tenant may not see any more.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 
@@ -31,8 +30,12 @@ class _View(msgspec.Struct):
 
 
 class _Build(msgspec.Struct, frozen=True):
+    """An index in the making, and what it will fit."""
+
     features: list[Features]
-    task: asyncio.Task[Any]
+    catalog: Catalog
+    changes: int
+    task: asyncio.Task[Index]
 
 
 class Views:
@@ -61,21 +64,18 @@ class Views:
         view = self._views.get(tenant)
         if view is not None and view.catalog is catalog and view.changes == self._changes:
             return view.index
-        changes = self._changes
         known = [(d, self._standing_for(catalog, d)) for d in catalog.visible_to(tenant)]
         visible = [document for document, found in known if found is not None]
         features = [found for _, found in known if found is not None]
         if view is not None and same(view.features, features):
-            view.catalog, view.changes = catalog, changes
+            view.catalog, view.changes = catalog, self._changes
             return view.index
-        task = self._build(tenant, visible, features)
+        task = self._build(catalog, tenant, visible, features)
         if view is not None and _may_still_be_seen(view.index, catalog, tenant):
             await asyncio.wait({task}, timeout=PATIENCE_S)
             if not task.done():
                 return view.index
-        built = await asyncio.shield(task)
-        self._views[tenant] = _View(built, features, catalog, changes)
-        return built
+        return await asyncio.shield(task)
 
     async def of_volumes(self, catalog: Catalog, document: Document) -> Index:
         """The index of the volumes that answer for a document; those of which nothing is known are left out."""
@@ -94,18 +94,23 @@ class Views:
     def _own(self, document: Document) -> Features | None:
         return self._features.get(document.current.id) if document.current is not None else None
 
-    def _build(self, tenant: TenantId, visible: list[Document], features: list[Features]) -> asyncio.Task[Index]:
+    def _build(self, catalog: Catalog, tenant: TenantId, visible: list[Document], features: list[Features]) -> asyncio.Task[Index]:
         """One at a time for the same documents, whoever asks."""
         build = self._builds.get(tenant)
         if build is None or not same(build.features, features):
             # Whatever was being built for this tenant goes on for those who wait for it, and is then no longer wanted.
-            build = self._builds[tenant] = _Build(features, asyncio.create_task(asyncio.to_thread(Index, visible, features)))
-            build.task.add_done_callback(lambda task: self._built(tenant, task))
+            task = asyncio.create_task(asyncio.to_thread(Index, visible, features))
+            build = self._builds[tenant] = _Build(features, catalog, self._changes, task)
+            task.add_done_callback(lambda _: self._built(tenant, build))
         return build.task
 
-    def _built(self, tenant: TenantId, task: asyncio.Task[Index]) -> None:
-        if (build := self._builds.get(tenant)) is not None and build.task is task:
-            del self._builds[tenant]
+    def _built(self, tenant: TenantId, build: _Build) -> None:
+        """Whoever asks next gets it, also where nobody waits for it any more; unless a newer one is being built."""
+        if self._builds.get(tenant) is not build:
+            return
+        del self._builds[tenant]
+        if not build.task.cancelled() and build.task.exception() is None:
+            self._views[tenant] = _View(build.task.result(), build.features, build.catalog, build.changes)
 
 
 def _may_still_be_seen(index: Index, catalog: Catalog, tenant: TenantId) -> bool:

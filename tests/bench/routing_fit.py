@@ -12,11 +12,10 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from router.defaults import MARGIN, MIN_SCORE
 from router.evaluation import best_at, evaluate, judge
 from router.evidence import KINDS
 from router.fitting import Example, fit_matching
-from router.matching import Matching, Parameters, decide
+from router.matching import Matching, Parameters, Thresholds, decide
 from tests.bench import measure
 from tests.bench.routing_sets import KeepingEmbedder, LabelledSet, labelled_sets
 
@@ -96,7 +95,7 @@ def without(one: LabelledSet, kind: int | None) -> LabelledSet:
 def numbers(one: LabelledSet, matching: Matching) -> list[float]:
     judged = []
     for labelled, example in zip(one.labelled, one.examples, strict=True):
-        decision = decide(one.index.documents, example.evidence, example.words, matching, min_score=MIN_SCORE, margin=MARGIN)
+        decision = decide(one.index.documents, example.evidence, example.words, matching, Thresholds())
         judged.append(judge(labelled, decision))
     report = evaluate(judged)
     best = best_at(report.curve, right=0.9)

@@ -6,10 +6,10 @@ import random
 
 from gateway.evaluation import folder, report
 from router.conversation import continued
-from router.defaults import MARGIN, MATCHING, MIN_SCORE
+from router.defaults import MATCHING
 from router.evaluation import evaluate
 from router.fitting import Example
-from router.matching import Decision, Route, decide
+from router.matching import Decision, Route, Thresholds, decide
 from tests.bench import measure
 from tests.bench.routing_sets import KeepingEmbedder, LabelledSet, labelled_sets
 
@@ -24,7 +24,7 @@ async def run() -> None:
     rows = []
     try:
         async for one in labelled_sets(embedder):
-            judged, seconds = await folder.ask(one.index, embedder, one.labelled, min_score=MIN_SCORE, margin=MARGIN)
+            judged, seconds = await folder.ask(one.index, embedder, one.labelled, Thresholds())
             measure.console.print(f"\n{one.name}: {len(one.index)} documents")
             measure.console.print(report.to_table(judged, evaluate(judged), seconds))
             rows += [[one.name, kind, *(f"{100 * share:.1f} %" for share in _pairs(one, kind))] for kind in KINDS]
@@ -49,7 +49,7 @@ def _pairs(one: LabelledSet, kind: str) -> list[float]:
         total += 1
         alone = _alone(one, second)
         about = one.index.documents[first.expected] if first.expected is not None else None
-        for number, decision in enumerate((alone, continued(alone, about, min_score=MIN_SCORE))):
+        for number, decision in enumerate((alone, continued(alone, about, Thresholds()))):
             if isinstance(decision, Route):
                 answered[number] += 1
                 right[number] += decision.document == expected
@@ -58,7 +58,7 @@ def _pairs(one: LabelledSet, kind: str) -> list[float]:
 
 
 def _alone(one: LabelledSet, example: Example) -> Decision:
-    return decide(one.index.documents, example.evidence, example.words, MATCHING, min_score=MIN_SCORE, margin=MARGIN)
+    return decide(one.index.documents, example.evidence, example.words, MATCHING, Thresholds())
 
 
 def _expected(one: LabelledSet, example: Example) -> str | None:

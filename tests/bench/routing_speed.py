@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,14 +23,15 @@ from gateway.shelf.index import Index, features
 from gateway.shelf.matchings import Matchings
 from observability.telemetry import Telemetry
 from router.catalog import Catalog
-from router.defaults import MARGIN, MATCHING, MIN_SCORE
+from router.defaults import MATCHING
 from router.descriptors import routing_texts
-from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
-from router.matching import decide
+from router.documents import Descriptor, Document, DocumentId, Owner, TenantId
+from router.matching import Thresholds, decide
 from tests.bench import measure
 from tests.bench.measure import Times
 from tests.bench.routing_sets import MODEL, SETS
 from tests.fakes.store import MemoryStore
+from tests.fakes.versions import ready
 
 SIZES = (1_000, 10_000)
 PASSAGES, PASSAGE_WORDS = 30, 100
@@ -62,18 +64,19 @@ async def _routed(documents: list[tuple[Document, str, Vectors]], asked: list[st
     telemetry, store = Telemetry(), MemoryStore()
     await store.open()
     embedder = BatchingEmbedder(model, max_waiting=512)
-    classifier = Classifier(store, embedder, Matchings(store, now=time.time), telemetry, min_score=MIN_SCORE, margin=MARGIN)
+    classifier = Classifier(store, embedder, Matchings(store, now=time.time), telemetry, Thresholds())
     catalog = Catalog(tuple(document for document, _, _ in documents))
     for document, text, vectors in documents:
         assert document.current is not None
         classifier._views.put(document.current.id, features(document.descriptor, text, vectors))
     await classifier.find(catalog, TENANT, asked[:1])
-    rows = []
+    rows, numbers = [], itertools.count()
     for at_once in AT_ONCE:
-        asking = itertools.cycle(asked)
+        # No question twice: one that was asked before is not embedded again.
+        asking = (f"{question} {next(numbers)}" for question in itertools.cycle(asked))
         taken: list[float] = []
 
-        async def one(asking: itertools.cycle[str] = asking, taken: list[float] = taken) -> None:
+        async def one(asking: Iterator[str] = asking, taken: list[float] = taken) -> None:
             started = time.perf_counter()
             await classifier.find(catalog, TENANT, [next(asking)])
             taken.append(time.perf_counter() - started)
@@ -113,7 +116,7 @@ async def _search(documents: list[tuple[Document, str, Vectors]], asked: list[st
         started = time.perf_counter()
         words = content_words(question)
         evidence = index.evidence(index.lexical(words), vector, MATCHING)
-        decide(index.documents, evidence, len(words), MATCHING, min_score=MIN_SCORE, margin=MARGIN, named=index.named(question))
+        decide(index.documents, evidence, len(words), MATCHING, Thresholds(), named=index.named(question))
         taken.append(time.perf_counter() - started)
     times = Times(taken)
     passages = sum(len(one.texts) for one in known)
@@ -142,15 +145,7 @@ def _documents(count: int) -> list[tuple[Document, str, Vectors]]:
     for number in range(count):
         drawn = words[rng.choice(VOCABULARY, (PASSAGES, PASSAGE_WORDS), p=shares)]
         text = "\n\n".join(f"# Part {place}\n\n{' '.join(row)}" for place, row in enumerate(drawn))
-        version = Version(
-            id=VersionId(str(number)),
-            digest="",
-            fingerprint="",
-            salt=Salt(""),
-            document_tokens=1,
-            prefix_tokens=1,
-            state=VersionState.READY,
-        )
+        version = ready(str(number))
         descriptor = Descriptor(f"Document {number}")
         document = Document(owner=Owner(TENANT), id=DocumentId(f"document{number}x"), descriptor=descriptor, current=version)
         vectors = rng.standard_normal((len(routing_texts(descriptor, text)), 384), dtype=np.float32)

@@ -18,6 +18,7 @@ from gateway.tiers.ram_keeper import USABLE, RamKeeper
 from observability.telemetry import Telemetry
 from router.catalog import Catalog
 from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
+from router.matching import Thresholds
 from router.prompts import derive
 from router.residency import Ledger
 from tests.fakes.engine import CHUNK, CHUNK_BYTES, FakeHost, FakeKVServer
@@ -64,7 +65,7 @@ class Attic:
         store, telemetry, tokenizer = MemoryStore(), Telemetry(), simple()
         self.shelf = Shelf(
             store,
-            Classifier(store, None, Matchings(store, now=time.time), telemetry, min_score=0.0, margin=0.0),
+            Classifier(store, None, Matchings(store, now=time.time), telemetry, Thresholds(0.0, 0.0)),
             Reading(tokenizer, derive(tokenizer, CHUNK), "f", SECRET, CONTEXT, RESERVE),
             _room,
             now=self.clock,

@@ -15,11 +15,12 @@ from gateway.shelf.classifier import Classifier
 from gateway.shelf.matchings import Matchings
 from observability.telemetry import Telemetry
 from router.catalog import Catalog
-from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
-from router.matching import Route
+from router.documents import Descriptor, Document, DocumentId, Owner, TenantId, Version
+from router.matching import Route, Thresholds
 from tests.fakes.embedder import FakeEmbedder
 from tests.fakes.gateway import Gateway
 from tests.fakes.store import MemoryStore
+from tests.fakes.versions import ready
 
 LONG = "\n\n".join(f"# Part {number}\n\n" + "one sentence after another. " * 20 for number in range(200))
 """Its index takes long enough to build for something to happen meanwhile."""
@@ -31,20 +32,12 @@ class Library:
     def __init__(self, telemetry: Telemetry) -> None:
         self.store = MemoryStore()
         self.classifier = Classifier(
-            self.store, FakeEmbedder(), Matchings(self.store, now=time.time), telemetry, min_score=0.2, margin=0.02
+            self.store, FakeEmbedder(), Matchings(self.store, now=time.time), telemetry, Thresholds(0.2, 0.02)
         )
         self.catalog = Catalog()
 
     async def learn(self, owner: str, name: str, text: str, title: str = "x") -> Version:
-        version = Version(
-            id=VersionId(f"{owner}-{name}"),
-            digest="",
-            fingerprint="",
-            salt=Salt(""),
-            document_tokens=1,
-            prefix_tokens=1,
-            state=VersionState.READY,
-        )
+        version = ready(f"{owner}-{name}")
         document = Document(owner=Owner(owner), id=DocumentId(name), descriptor=Descriptor(title), current=version)
         if self.catalog.get(document.owner, document.id) is None:
             await self.store.add_version(document, version, Content(text, b""))
@@ -131,3 +124,28 @@ async def test_an_overloaded_embedding_model_makes_this_question_lexical_and_no_
     assert (await gateway.json("GET", "/health/ready"))["problems"] == {}
     metrics = gateway.telemetry.prometheus().decode()
     assert re.search(r'kvshelf_routes_total\{[^}]*kvshelf_evidence="words"[^}]*\} 1\.0', metrics)
+
+
+async def test_a_conversations_questions_are_embedded_once_each_and_never_as_a_document(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several texts in one call wait behind the documents that are being embedded, each of their passages."""
+    await gateway.add("# Lease\n\nThe deposit is 2,400 euros.", id="lease")
+    calls: list[int] = []
+    embed = gateway.embedder.embed
+
+    async def watched(texts: Sequence[str]) -> Vectors:
+        calls.append(len(texts))
+        return await embed(texts)
+
+    monkeypatch.setattr(gateway.embedder, "embed", watched)
+    turns = ["How many euros is the deposit?", "And how long?", "Why?"]
+    for number in range(1, 4):
+        asked = {"question": turns[number - 1], "earlier": turns[: number - 1]}
+        assert (await gateway.json("POST", "/v1/route", json=asked))["document"] == "lease"
+    assert calls == [1, 1, 1]
+    other = await gateway.new_key("tenant-b")
+    await gateway.add("# Lease\n\nThe rent is due.", id="lease", key=other)
+    calls.clear()
+    await gateway.json("POST", "/v1/route", json={"question": turns[0]}, key=other)
+    assert calls == [1]  # what one tenant asked makes no other's answer faster

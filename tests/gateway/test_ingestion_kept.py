@@ -24,6 +24,7 @@ from gateway.tiers.ram_keeper import RamKeeper
 from gateway.tiers.uses import Uses
 from observability.telemetry import Telemetry
 from router.documents import Descriptor, DocumentId, Owner, Version, VersionState
+from router.matching import Thresholds
 from router.prompts import derive
 from router.residency import Ledger
 from tests.fakes.engine import CHUNK, FakeHost, FakeKVServer, FakeWorker
@@ -47,7 +48,7 @@ class Desk:
         tokenizer = simple()
         ledger = Ledger({self.worker.name: self.kv_server.name})
         reading = Reading(tokenizer, derive(tokenizer, CHUNK), "fingerprint", SECRET, CONTEXT, RESERVE)
-        classifier = Classifier(self.store, None, Matchings(self.store, now=time.time), telemetry, min_score=0.2, margin=0.02)
+        classifier = Classifier(self.store, None, Matchings(self.store, now=time.time), telemetry, Thresholds(0.2, 0.02))
         hosts = Hosts([self.kv_server], ledger)
         keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), reading, Disk(), telemetry, token_bytes=1.0)
         self.shelf = Shelf(self.store, classifier, reading, keeper.check, now=lambda: 0.0)

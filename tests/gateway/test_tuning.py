@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.defaults import MATCHING
+from gateway.shelf import tuning
 from tests.fakes.engine import FakeHost
 from tests.fakes.gateway import Gateway
 from tests.fakes.store import MemoryStore
@@ -102,6 +102,14 @@ async def test_questions_that_cannot_be_fitted_to_are_refused(filled: Gateway, q
     assert words in refused["error"]["message"]
 
 
+async def test_questions_that_would_not_fit_in_memory_are_refused_with_how_many_would(
+    filled: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "MAX_PAIRS", 6 * 29)
+    refused = await fit(filled, labelled(), status=400)
+    assert "30 questions about 6 documents are too many to fit routing to; give at most 29." in refused["error"]["message"]
+
+
 async def test_another_tenants_document_is_as_unknown_as_none(filled: Gateway) -> None:
     other = await filled.new_key("tenant-b")
     await filled.add("# Secret\n\nsecret plans", id="secret", key=other)
@@ -125,4 +133,3 @@ async def test_stored_parameters_that_do_not_fit_any_more_are_as_if_not_there(fi
     found = await filled.json("POST", "/v1/route", json={"question": "office glove?"})
     assert found["decision"] in ("route", "ambiguous", "no_match")
     assert await filled.json("DELETE", "/v1/route/fit") == {"was_fitted": False}
-    assert MATCHING.full.weights

@@ -12,23 +12,17 @@ from gateway.shelf import views as module
 from gateway.shelf.index import Features, Index
 from gateway.shelf.views import Views
 from router.catalog import Catalog
-from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
+from router.documents import Descriptor, Document, DocumentId, Owner, TenantId
 from tests.fakes.gateway import eventually
+from tests.fakes.versions import ready
 
 ACME, OTHER = TenantId("acme"), TenantId("other")
 
 
 def document(name: str, owner: str = "acme", version: str = "1") -> Document:
-    ready = Version(
-        id=VersionId(f"{owner}-{name}-{version}"),
-        digest="",
-        fingerprint="",
-        salt=Salt(""),
-        document_tokens=1,
-        prefix_tokens=1,
-        state=VersionState.READY,
+    return Document(
+        owner=Owner(owner), id=DocumentId(name), descriptor=Descriptor(name), current=ready(f"{owner}-{name}-{version}")
     )
-    return Document(owner=Owner(owner), id=DocumentId(name), descriptor=Descriptor(name), current=ready)
 
 
 class Shelves:
@@ -107,6 +101,36 @@ async def test_while_a_new_index_is_built_the_older_one_answers_and_then_the_new
         return await shelves.ids() == ["a", "b"]
 
     await eventually(newest)
+    assert shelves.built == 2
+
+
+async def test_an_index_that_is_ready_when_nobody_waits_any_more_answers_the_next_question(shelves: Shelves) -> None:
+    """Else whoever asks seldom, of many documents, would go by the older one for ever: it takes seconds to build the new one."""
+    shelves.put(document("a"))
+    await shelves.ids()
+    shelves.put(document("b"))
+    shelves.may_build.clear()
+    assert await shelves.ids() == ["a"]
+    shelves.may_build.set()
+    await eventually(lambda: shelves.built == 2)
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task is not asyncio.current_task()))
+    shelves.may_build.clear()
+    assert await shelves.ids() == ["a", "b"]
+    assert shelves.built == 2
+
+
+async def test_an_older_index_that_is_ready_later_takes_nobodys_place(shelves: Shelves) -> None:
+    shelves.put(document("a"))
+    shelves.may_build.clear()
+    first = asyncio.create_task(shelves.ids())
+    await asyncio.sleep(0)
+    shelves.put(document("b"))
+    second = asyncio.create_task(shelves.ids())
+    await asyncio.sleep(0)
+    shelves.may_build.set()
+    assert await second == ["a", "b"]
+    assert await first == ["a"]
+    assert await shelves.ids() == ["a", "b"]
     assert shelves.built == 2
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from router.conversation import STAYS, continued
 from router.documents import Descriptor, Document, DocumentId, Owner
-from router.matching import Ambiguous, Decision, Match, NoMatch, Route
+from router.matching import Ambiguous, Decision, Match, NoMatch, Route, Thresholds
 
 LEASE = Document(owner=Owner("acme"), id=DocumentId("lease"), descriptor=Descriptor("Lease"))
 
@@ -25,7 +25,7 @@ def route(**shares: float) -> Route:
 
 def test_the_first_question_is_taken_alone() -> None:
     alone = route(manual=0.7, lease=0.1)
-    assert continued(alone, None, min_score=0.6) is alone
+    assert continued(alone, None, Thresholds(min_score=0.6)) is alone
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_first_question_is_taken_alone() -> None:
     ],
 )
 def test_what_tells_too_little_stays(alone: Decision) -> None:
-    found = continued(alone, LEASE, min_score=0.6)
+    found = continued(alone, LEASE, Thresholds(min_score=0.6))
     assert isinstance(found, Route)
     assert found.document == "lease"
     assert found.candidates[0] == Match(LEASE.id, "Lease", found.score)
@@ -47,7 +47,7 @@ def test_what_tells_too_little_stays(alone: Decision) -> None:
 
 
 def test_a_question_that_is_surely_about_another_document_leaves() -> None:
-    found = continued(route(manual=0.95, lease=0.02), LEASE, min_score=0.6)
+    found = continued(route(manual=0.95, lease=0.02), LEASE, Thresholds(min_score=0.6))
     assert isinstance(found, Route)
     assert found.document == "manual"
     odds = 0.95 / 0.05 * (1 - STAYS) / STAYS
@@ -56,18 +56,18 @@ def test_a_question_that_is_surely_about_another_document_leaves() -> None:
 
 @pytest.mark.parametrize("alone", [Ambiguous(matches(manual=0.58, lease=0.3)), route(manual=0.65, lease=0.2)])
 def test_between_leaving_and_staying_lies_ambiguous(alone: Decision) -> None:
-    found = continued(alone, LEASE, min_score=0.6)
+    found = continued(alone, LEASE, Thresholds(min_score=0.6))
     assert isinstance(found, Ambiguous)
     assert {match.document for match in found.candidates} == {"manual", "lease"}
 
 
 def test_a_document_that_is_no_candidate_any_more_may_still_be_under_discussion() -> None:
-    found = continued(NoMatch(matches(a=0.2, b=0.1, c=0.1, d=0.1, e=0.1)), LEASE, min_score=0.6)
+    found = continued(NoMatch(matches(a=0.2, b=0.1, c=0.1, d=0.1, e=0.1)), LEASE, Thresholds(min_score=0.6))
     assert [match.document for match in found.candidates] == ["lease", "a", "b", "c", "d"]
 
 
 @given(share=st.floats(0, 0.99), min_score=st.floats(0.5, 0.99))
 def test_leaving_takes_more_than_being_asked_at_first(share: float, min_score: float) -> None:
-    found = continued(route(manual=share), LEASE, min_score=min_score)
+    found = continued(route(manual=share), LEASE, Thresholds(min_score=min_score))
     if isinstance(found, Route) and found.document == "manual":
         assert share > min_score

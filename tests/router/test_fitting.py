@@ -7,7 +7,7 @@ import pytest
 
 from router.documents import Descriptor, Document, DocumentId, Owner
 from router.fitting import Example, fit, fit_matching
-from router.matching import Matching, Parameters, decide
+from router.matching import Matching, Parameters, Thresholds, decide
 
 FLAT = Parameters((0.5, 0.5), 10.0, (0.0,) * 5, (0.0,) * 5)
 DOCUMENTS = 8
@@ -39,7 +39,7 @@ def test_probabilities_are_shares_of_right_ones_on_questions_that_took_no_part()
     documents = [Document(owner=Owner("a"), id=DocumentId(str(n)), descriptor=Descriptor(str(n))) for n in range(DOCUMENTS)]
     told, right = [], []
     for example in examples(2000, seed=2):
-        decision = decide(documents, example.evidence, example.words, matching, min_score=0.5, margin=0.0)
+        decision = decide(documents, example.evidence, example.words, matching, Thresholds(0.5, 0.0))
         told.append(decision.candidates[0].score)
         right.append(example.expected is not None and decision.candidates[0].document == str(example.expected))
     likely, are = np.array(told), np.array(right)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.defaults import MARGIN, MATCHING, MIN_SCORE
+from router.defaults import MATCHING
 from router.documents import Descriptor, Document, DocumentId, Owner
 from router.evidence import KINDS, LEXICAL_KINDS
 from router.matching import (
@@ -21,6 +21,7 @@ from router.matching import (
     NoMatch,
     Parameters,
     Route,
+    Thresholds,
     decide,
     places_of_best,
     scores,
@@ -41,7 +42,7 @@ def decided(
     found: list[float], ids: str = "abcdefghi", *, min_score: float = 0.5, margin: float = 0.1, named: int | None = None
 ) -> Decision:
     evidence = np.array([found], dtype=np.float32)
-    return decide(documents(ids[: len(found)]), evidence, 3, PLAIN, min_score=min_score, margin=margin, named=named)
+    return decide(documents(ids[: len(found)]), evidence, 3, PLAIN, Thresholds(min_score, margin), named=named)
 
 
 def test_a_document_that_clearly_leads_gets_the_question() -> None:
@@ -151,7 +152,7 @@ def test_by_default_a_better_fit_is_never_less_likely(kinds: int, others: float)
     for best in np.linspace(others, 1, 30):
         evidence = np.full((kinds, 8), others, dtype=np.float32)
         evidence[:, 3] = best
-        decision = decide(documents("abcdefgh"), evidence, 4, MATCHING, min_score=MIN_SCORE, margin=MARGIN)
+        decision = decide(documents("abcdefgh"), evidence, 4, MATCHING, Thresholds())
         shares.append(decision.candidates[0].score)
     assert shares == sorted(shares)
     assert shares[0] < 0.3

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from router.documents import DocumentId
-from router.matching import Ambiguous, Decision, Match, NoMatch, Route
+from router.matching import Ambiguous, Decision, Match, NoMatch, Route, Thresholds
 from router.second_look import QUESTION_CHARACTERS, SUREST, TRUST, doubtful, reconsidered, verdict, wording
 
 MIN_SCORE, MARGIN = 0.6, 0.1
@@ -22,7 +22,7 @@ def matches(**shares: float) -> tuple[Match, ...]:
 
 def again(decision: Decision, **verdicts: float) -> Decision:
     told = {DocumentId(id_): word for id_, word in verdicts.items()}
-    return reconsidered(decision, told, min_score=MIN_SCORE, margin=MARGIN)
+    return reconsidered(decision, told, Thresholds(MIN_SCORE, MARGIN))
 
 
 def test_a_question_is_asked_whole_and_an_over_long_one_at_its_ends() -> None:
@@ -118,7 +118,7 @@ def test_only_the_difference_counts(first: float, second: float, one: float, oth
 def test_what_comes_out_is_a_decision_as_matching_makes_them(given_shares: list[float], told: list[float]) -> None:
     before = Ambiguous(matches(**dict(zip("abcde", sorted(given_shares, reverse=True), strict=False))))
     verdicts = dict(zip((match.document for match in before.candidates), told, strict=False))
-    found = reconsidered(before, verdicts, min_score=MIN_SCORE, margin=MARGIN)
+    found = reconsidered(before, verdicts, Thresholds(MIN_SCORE, MARGIN))
     assert sorted(match.document for match in found.candidates) == sorted(match.document for match in before.candidates)
     scores = [match.score for match in found.candidates]
     assert all(0 <= score <= 1 for score in scores)
