@@ -60,6 +60,8 @@ class Classifier:
         self._telemetry = telemetry
         self._thresholds = thresholds
         self._views = Views()
+        self._one_a_turn = asyncio.Lock()
+        """A batch's questions are embedded at the same moment: one is matched each turn of the event loop, others have the rest."""
         self._questions: dict[tuple[TenantId, str], Vectors] = {}
         """The last ones' vectors, by the tenant that asked: how long an answer takes tells nobody what others asked."""
         self.problem = problem
@@ -104,6 +106,8 @@ class Classifier:
             matching = await self._matchings.get(tenant)
             leading(_leaders(index, self._decide(index, turns[-1], None, matching)))
             index, asked = await self._asked(index, catalog, tenant, turns)
+            async with self._one_a_turn:
+                await asyncio.sleep(0)
             about: Document | None = None
             for number, turn in enumerate(turns):
                 alone = self._decide(index, turn, asked[number] if asked is not None else None, matching)
