@@ -21,12 +21,12 @@ GRACE_S = 25
 """Answers under way at the end may take this long to finish."""
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, setting: str = "server.port") -> socket.socket:
     """Bound before anything else starts: a port in use must not cost a minute of waiting for the engine."""
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
     except OSError as error:
-        raise KvshelfError(f"The gateway can't listen on {host}:{port} ({error.strerror}); set another `server.port`.") from error
+        raise KvshelfError(f"The gateway can't listen on {host}:{port} ({error.strerror}); set another `{setting}`.") from error
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else an event may wait 40 ms for an acknowledgement
     return listener
 
@@ -47,7 +47,7 @@ class GatewayServer(uvicorn.Server):
             )
         )
         self.ready = asyncio.Event()
-        self._close_streams: Callable[[], None] = app.state[CLOSE_STREAMS]
+        self._close_streams: Callable[[], None] = app.state.get(CLOSE_STREAMS, lambda: None)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -38,7 +38,7 @@ MAY_READ_ENVIRONMENT = {
     "backends/local/model.py": "the same, in a process of its own under the worker's interpreter",
     "backends/local/stack.py": "passes its own environment on to the processes that it starts",
 }
-GATEWAY_ROOMS = ("shelf", "tiers", "ingestion", "upkeep", "asking", "api")
+GATEWAY_ROOMS = ("tenants", "shelf", "tiers", "ingestion", "upkeep", "asking", "api")
 """The gateway's folders that a question's or a document's way leads through: each imports only itself and what stands before it."""
 COMPILERS = {"compile", "Decoder", "Encoder", "get_logger", "getLogger"}
 DECLARATIONS = {"MetaData", "Table", "alias"}

@@ -1,6 +1,6 @@
 """The course of a question. The hot path: a raw ASGI handler, since a client that leaves must stop the engine at once.
 
-1. The key gave a Principal (`gateway/auth.py`).
+1. The key gave a Principal (`gateway/tenants/`).
 2. The body is parsed; what is not supported is refused by name.
 3. The document: named, or found by the classifier, among what the tenant may see; in doubt, by a second look.
 4. A worker is asked (`gateway/asking/asker.py`). Nothing is sent to the client before the first delta.
@@ -31,10 +31,10 @@ from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
 from gateway.asking.gathering import Gatherer, Source
 from gateway.asking.second_look import SecondLook
-from gateway.auth import Principal
 from gateway.errors import JSON, NotReady, Unrouted, envelope
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
+from gateway.tenants.authenticator import Principal
 from gateway.upkeep.prefetcher import Prefetcher
 from observability import telemetry as names
 from observability.telemetry import Telemetry

@@ -22,9 +22,9 @@ from gateway.api.documents_views import (
     DocumentViews,
     NewDocument,
 )
-from gateway.auth import Principal
 from gateway.shelf.documents import Shelf
 from gateway.shelf.volumes import Volumes
+from gateway.tenants.authenticator import Principal
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, check_id, content_digest, slug
 from router.errors import Conflict, InvalidRequest

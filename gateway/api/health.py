@@ -1,4 +1,4 @@
-"""Whether the gateway can answer now, and what is wrong with what: one report for `/health/ready`."""
+"""Whether the gateway can answer now, and what is wrong with what: one report for both `/health/ready`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ class Report(msgspec.Struct, frozen=True):
     workers_healthy: int
     workers: int
     problems: dict[str, str]
+
+    @property
+    def http_status(self) -> int:
+        return 503 if self.status == "unavailable" else 200
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": "5"} if self.status == "unavailable" else {}
 
 
 class Health:

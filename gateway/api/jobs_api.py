@@ -12,8 +12,8 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
-from gateway.auth import Principal
 from gateway.shelf.documents import Shelf
+from gateway.tenants.authenticator import Principal
 from gateway.upkeep.moves import Move, Moves
 from router.catalog import Catalog
 from router.documents import Document, DocumentId, TenantId, Version, VersionState, content_digest

@@ -11,10 +11,10 @@ from msgspec import Meta
 
 from gateway.api.documents_api import decode
 from gateway.asking.second_look import SecondLook
-from gateway.auth import Principal
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.shelf.tuning import MAX_QUESTIONS, Fitted, Tuning
+from gateway.tenants.authenticator import Principal
 from router.evaluation import Labelled
 from router.matching import Match, Route
 

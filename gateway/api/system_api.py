@@ -1,4 +1,4 @@
-"""What is not a document or a question: models, health and metrics."""
+"""What is not a document or a question: models and health."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from litestar.di import NamedDependency
 from gateway.api.health import Health
 from gateway.config import Config
 from gateway.errors import JSON
-from observability.telemetry import Telemetry
 
 PUBLIC = {"exclude_from_auth": True}
 
@@ -40,13 +39,11 @@ async def live() -> dict[str, str]:
 
 @get("/health/ready", opt=PUBLIC, tags=["health"])
 async def ready(health: NamedDependency[Health]) -> Response[bytes]:
-    """200 where questions can be answered (`degraded`: with something missing), else 503; says what is wrong with what."""
+    """200 where questions can be answered (`degraded`: with something missing), else 503.
+
+    What is wrong with what is for operators: their listener's `/health/ready` says it.
+    """
     report = await health.report()
-    unavailable = report.status == "unavailable"
-    headers = {"retry-after": "5"} if unavailable else {}
-    return Response(msgspec.json.encode(report), status_code=503 if unavailable else 200, media_type=JSON, headers=headers)
-
-
-@get("/metrics", opt=PUBLIC, include_in_schema=False, sync_to_thread=True)
-def metrics(telemetry: NamedDependency[Telemetry]) -> Response[bytes]:
-    return Response(telemetry.prometheus(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(
+        msgspec.json.encode({"status": report.status}), status_code=report.http_status, media_type=JSON, headers=report.headers
+    )

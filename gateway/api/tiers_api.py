@@ -13,8 +13,8 @@ from litestar.params import FromPath
 
 from gateway.api.documents_api import decode
 from gateway.api.jobs_api import JobView, move_view
-from gateway.auth import Principal
 from gateway.shelf.documents import Shelf
+from gateway.tenants.authenticator import Principal
 from gateway.upkeep.moves import Move, Moves
 from router.documents import SHARED, Document
 from router.errors import InvalidRequest

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import structlog
 
-from gateway.config import Routing
-from gateway.config import SecondLook as Limits
 from gateway.pool import WorkerPool
+from gateway.sections import Routing
+from gateway.sections import SecondLook as Limits
 from gateway.shelf.documents import Shelf
 from gateway.shelf.prefixes import PrefixCache
 from gateway.shelf.reading import Reading

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from backends.base import Store
 from backends.store.sql_store import SqlStore
-from gateway import auth, config
+from gateway import config
 from gateway.strict_yaml import ConfigError
+from gateway.tenants.keys import SCOPES, new_key
 from router.documents import TenantId, check_id
 from router.errors import KvshelfError
 
@@ -37,13 +38,13 @@ def keys() -> None:
 @click.argument("config_path", metavar="CONFIG", type=ConfigPath)
 @click.argument("tenant")
 @click.option("--name", default="", help="What the key is for.")
-@click.option("--scope", "scopes", multiple=True, type=click.Choice(auth.SCOPES), default=auth.SCOPES[:2], show_default=True)
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), default=SCOPES[:2], show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def create(config_path: Path, tenant: str, name: str, scopes: tuple[str, ...], as_json: bool) -> None:
     """Make a key for TENANT (who need not exist before). It is shown this once."""
 
     async def make(store: Store, secret: bytes) -> tuple[str, str]:
-        key, record = auth.new_key(secret, TenantId(check_id(tenant, what="tenant")), name=name, scopes=scopes, now=time.time())
+        key, record = new_key(secret, TenantId(check_id(tenant, what="tenant")), name=name, scopes=scopes, now=time.time())
         await store.add_key(record)
         return key, record.public_id
 

@@ -20,14 +20,15 @@ from backends.lmcache import kv_bytes_a_token
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
-from gateway import auth
-from gateway.app import create_app
+from gateway.app import create_apps
 from gateway.cli import key_file as key_files
 from gateway.config import Config, database_url, load, secret_problems
 from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
+from gateway.tenants import keys
+from gateway.tenants.authenticator import Authenticator
 from gateway.tiers.disk_keeper import GIB
 from router.documents import TenantId
 from router.errors import KvshelfError
@@ -174,7 +175,8 @@ async def _serve(config: Config, stack: LocalStack | None, key_file: Path | None
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as cleanup:
-        listener = cleanup.enter_context(listen(config.server.host, config.server.port))
+        for_tenants = cleanup.enter_context(listen(config.server.host, config.server.port))
+        for_operators = cleanup.enter_context(listen(config.admin.host, config.admin.port, setting="admin.port"))
         if stack is not None:
             cleanup.push_async_callback(stack.stop)
             if not await _unless(stop, stack.start()):
@@ -182,13 +184,15 @@ async def _serve(config: Config, stack: LocalStack | None, key_file: Path | None
         parts = await cleanup.enter_async_context(open_parts(config, stack))
         # Before the first request can be made: whoever waits for the gateway finds the key there.
         key = await demo_key(parts.store, parts.secret, key_file) if key_file is not None else None
-        server = GatewayServer(create_app(config, parts))
-        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        apps = create_apps(config, parts)
+        server, admin = GatewayServer(apps.tenants), GatewayServer(apps.operators)
+        serving = asyncio.ensure_future(server.serve(sockets=[for_tenants]))
+        administering = asyncio.ensure_future(admin.serve(sockets=[for_operators]))
         if await _unless(stop, _first(serving, server.ready.wait())) and server.started:
             _banner(config, key)
             await _unless(stop, _first(serving))
-        server.should_exit = True
-        await serving
+        server.should_exit = admin.should_exit = True
+        await asyncio.gather(serving, administering)
         if not server.started and not stop.is_set():
             raise KvshelfError("The gateway could not start; its log above says why.")
 
@@ -222,9 +226,9 @@ async def demo_key(store: Store, secret: bytes, path: Path) -> str:
     with suppress(FileNotFoundError):
         kept = await key_files.read(path)
     with suppress(KvshelfError):
-        await auth.Authenticator(store, secret).recognise(f"Bearer {kept}")
+        await Authenticator(store, secret).recognise(f"Bearer {kept}")
         return kept
-    key, record = auth.new_key(secret, TenantId("demo"), name="demo", scopes=auth.SCOPES, now=time.time())
+    key, record = keys.new_key(secret, TenantId("demo"), name="demo", scopes=keys.SCOPES, now=time.time())
     await store.add_key(record)
     await key_files.write(path, key)
     return key
@@ -233,6 +237,7 @@ async def demo_key(store: Store, secret: bytes, path: Path) -> str:
 def _banner(config: Config, key: str | None) -> None:
     url = f"http://{config.server.host}:{config.server.port}"
     OUT.print(f"\n[bold]kvshelf[/bold] serves {config.model.name} at [bold]{url}[/bold]  (Ctrl-C ends it)")
+    OUT.print(f"  for operators: http://{config.admin.host}:{config.admin.port} (metrics, health, keys, usage)")
     if key is not None:
         body = (
             '{"messages": [{"role": "user", "content": "How much is the security deposit?"}], "max_tokens": 40, "temperature": 0}'

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 from msgspec.structs import replace
 
-from gateway.config import Disk as DiskConfig
+from gateway.sections import Disk as DiskConfig
 from gateway.shelf.reading import Reading
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.uses import Uses

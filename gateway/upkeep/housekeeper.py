@@ -17,7 +17,7 @@ from contextlib import suppress
 import structlog
 
 from backends.base import DiskScan, Store
-from gateway.config import Disk as DiskConfig
+from gateway.sections import Disk as DiskConfig
 from gateway.shelf.documents import Shelf
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts

@@ -173,5 +173,5 @@ class BatchingMachine(RuleBasedStateMachine):
         self.loop.close()
 
 
-BatchingMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+BatchingMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestBatching = BatchingMachine.TestCase

@@ -19,7 +19,7 @@ def zipped() -> bytes:
     return file.getvalue()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_text_in_utf_8_comes_back_as_it_was(text: str) -> None:
     assert text_of(text.encode()) == text

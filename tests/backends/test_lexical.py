@@ -86,7 +86,7 @@ def test_the_opening_are_the_first_three_texts() -> None:
     assert told(index, "keys", 2).tolist() == [0.0, pytest.approx(1.0)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(documents=st.lists(st.lists(WORDS, min_size=1, max_size=3), max_size=4), question=WORDS)
 def test_every_document_has_one_score_between_zero_and_one(documents: list[list[str]], question: str) -> None:
     scores = told(index_of(documents), question)

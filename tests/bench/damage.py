@@ -11,7 +11,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from gateway.config import Disk, Ram
+from gateway.sections import Disk, Ram
 from tests.bench import measure
 from tests.engine import damage
 from tests.engine.conftest import RealGateway

@@ -18,7 +18,7 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from gateway.config import Disk, Ram
+from gateway.sections import Disk, Ram
 from tests.bench import measure
 from tests.engine import counters
 from tests.engine.conftest import CONTRACT, RealGateway

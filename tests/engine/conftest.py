@@ -22,10 +22,11 @@ import pytest
 from backends.base import Store
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine, Model
-from gateway import auth
-from gateway.app import create_app
-from gateway.config import Config, Disk, Embedding, Engine, Gathering, Ingestion, Ram, server_secret
+from gateway.app import create_apps
+from gateway.config import Config, server_secret
 from gateway.parts import open_parts
+from gateway.sections import Disk, Embedding, Engine, Gathering, Ingestion, Ram
+from gateway.tenants import keys
 from observability.telemetry import Telemetry
 from router.documents import TenantId
 from router.residency import Ledger
@@ -127,7 +128,9 @@ class RealGateway:
         self.key = self.key or await self.new_key("tenant-a", parts.store)
         self.store, self.telemetry = parts.store, parts.telemetry
         watched = replace(parts, observers=(*parts.observers, self._see_ledger))
-        self.url = await running.enter_async_context(serving(create_app(self.config, watched)))
+        apps = create_apps(self.config, watched)
+        self.admin_url = await running.enter_async_context(serving(apps.operators))
+        self.url = await running.enter_async_context(serving(apps.tenants))
         self.session = await running.enter_async_context(aiohttp.ClientSession())
 
     async def stop(self) -> None:
@@ -135,7 +138,7 @@ class RealGateway:
         await self._running.aclose()
 
     async def new_key(self, tenant: str, store: Any = None) -> str:
-        key, record = auth.new_key(server_secret(self.config), TenantId(tenant), name="test", scopes=auth.SCOPES, now=time.time())
+        key, record = keys.new_key(server_secret(self.config), TenantId(tenant), name="test", scopes=keys.SCOPES, now=time.time())
         await (store or self.store).add_key(record)
         return key
 
@@ -229,7 +232,8 @@ class RealGateway:
             return response.status, await response.json()
 
     async def kv_server_is_away(self) -> bool:
-        return "kv server lmcache" in (await self.get("/health/ready"))[1]["problems"]
+        async with self.session.get(f"{self.admin_url}/health/ready") as response:
+            return "kv server lmcache" in (await response.json())["problems"]
 
     async def _see_ledger(self, ledger: Ledger) -> None:
         self.ledger = ledger

@@ -18,7 +18,7 @@ from backends.local import commands, machine
 from backends.local.commands import Command
 from backends.local.process import EngineProcess
 from backends.settings import LocalEngine
-from gateway.config import Engine, RemoteKVServer, RemoteWorker
+from gateway.sections import Engine, RemoteKVServer, RemoteWorker
 from tests.engine.conftest import WORKER_PYTHON, RealGateway
 from tests.engine.test_tiers import text
 from tests.fakes.gateway import eventually

@@ -19,11 +19,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from backends.base import Store
 from backends.settings import Model
-from gateway import auth
-from gateway.app import create_app
-from gateway.config import Config, Engine, Ingestion, RemoteWorker, Routing
+from gateway.app import Apps, create_apps
+from gateway.config import Config
 from gateway.parts import Parts
+from gateway.sections import Engine, Ingestion, RemoteWorker, Routing
 from gateway.server import GatewayServer, listen
+from gateway.tenants import keys
 from observability.telemetry import Telemetry
 from router.documents import TenantId
 from tests.fakes.embedder import FakeEmbedder
@@ -80,8 +81,9 @@ class Gateway:
         self.telemetry = Telemetry(span_processor=SimpleSpanProcessor(self.spans))
         self.versions = versions or {"vllm": "0", "lmcache": "0"}
         self.now = now
-        self.app: Litestar
+        self.apps: Apps
         self.url = ""
+        self.admin_url = ""
         self.session: aiohttp.ClientSession
         self.key = ""
 
@@ -103,8 +105,8 @@ class Gateway:
             telemetry=self.telemetry,
         )
         try:
-            self.app = create_app(self.config, parts, now=self.now)
-            async with serving(self.app) as self.url:
+            self.apps = create_apps(self.config, parts, now=self.now)
+            async with serving(self.apps.operators) as self.admin_url, serving(self.apps.tenants) as self.url:
                 async with aiohttp.ClientSession() as self.session:
                     yield self
                 await asyncio.sleep(0.005)  # the server sees the connections close, else it waits for them
@@ -112,8 +114,8 @@ class Gateway:
             self.telemetry.close()
             await self.store.close()
 
-    async def new_key(self, tenant: str, scopes: tuple[str, ...] = auth.SCOPES) -> str:
-        key, record = auth.new_key(SECRET, TenantId(tenant), name="test", scopes=scopes, now=0.0)
+    async def new_key(self, tenant: str, scopes: tuple[str, ...] = keys.SCOPES) -> str:
+        key, record = keys.new_key(SECRET, TenantId(tenant), name="test", scopes=scopes, now=0.0)
         await self.store.add_key(record)
         return key
 
@@ -127,6 +129,17 @@ class Gateway:
             text = await response.text()
             assert response.status == status, f"{response.status}: {text}"
             return json.loads(text)
+
+    async def health(self, *, status: int = 200) -> Any:
+        """All that the operators' listener tells of it."""
+        async with self.session.get(f"{self.admin_url}/health/ready") as response:
+            assert response.status == status, await response.text()
+            return await response.json()
+
+    async def metrics(self) -> str:
+        async with self.session.get(f"{self.admin_url}/metrics") as response:
+            assert response.status == 200
+            return await response.text()
 
     async def ready(self) -> bool:
         async with self.session.get(f"{self.url}/health/ready") as response:

@@ -74,7 +74,7 @@ class Rig(TieredGateway):
 
     async def prefetches(self) -> dict[str, float]:
         """What became of them, by outcome."""
-        async with self.session.get(f"{self.url}/metrics") as response:
+        async with self.session.get(f"{self.admin_url}/metrics") as response:
             families = text_string_to_metric_families(await response.text())
         found = [sample for family in families for sample in family.samples if sample.name == "kvshelf_prefetches_total"]
         return {next(value for name, value in sample.labels.items() if "outcome" in name): sample.value for sample in found}

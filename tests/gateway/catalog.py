@@ -45,7 +45,7 @@ async def shelf(gateway: Gateway, key: str | None = None) -> dict[str, Any]:
 
 async def problem(gateway: Gateway) -> str:
     """What /health/ready says of the catalog."""
-    report = await gateway.json("GET", "/health/ready")
+    report = await gateway.health()
     found = str(report["problems"].get("catalog", ""))
     assert report["status"] == ("degraded" if found else "ready")
     return found

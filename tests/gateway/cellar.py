@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.base import DiskScan
-from gateway.config import Disk
+from gateway.sections import Disk
 from gateway.shelf.reading import Reading
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts

@@ -194,7 +194,7 @@ async def test_a_change_while_the_database_is_away_is_applied_once_it_is_back(ca
         catalog.declare("lease")
 
         async def is_told() -> bool:
-            report = await gateway.json("GET", "/health/ready", status=503)
+            report = await gateway.health(status=503)
             return "not applied yet: The disk is full." in report["problems"].get("catalog", "")
 
         await eventually(is_told)

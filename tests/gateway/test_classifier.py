@@ -85,12 +85,12 @@ async def test_without_the_embedding_model_routing_is_lexical_and_health_says_so
     gateway.embedder.broken = True
     routed = await gateway.json("POST", "/v1/route", json={"question": "How many euros is the deposit?"})
     assert routed["document"] == "lease"
-    report = await gateway.json("GET", "/health/ready")
+    report = await gateway.health()
     assert report["status"] == "degraded"
     assert report["problems"]["embedding"] == "the embedding model fell over: routing is lexical only"
     gateway.embedder.broken = False
     await gateway.json("POST", "/v1/route", json={"question": "How many euros is the deposit?"})
-    assert (await gateway.json("GET", "/health/ready"))["problems"] == {}
+    assert (await gateway.health())["problems"] == {}
 
 
 async def test_a_document_read_without_the_embedding_model_is_embedded_when_it_is_back(gateway: Gateway) -> None:
@@ -121,7 +121,7 @@ async def test_an_overloaded_embedding_model_makes_this_question_lexical_and_no_
     monkeypatch.setattr(gateway.embedder, "embed", overloaded)
     routed = await gateway.json("POST", "/v1/route", json={"question": "How many euros is the deposit?"})
     assert routed["document"] == "lease"
-    assert (await gateway.json("GET", "/health/ready"))["problems"] == {}
+    assert (await gateway.health())["problems"] == {}
     metrics = gateway.telemetry.prometheus().decode()
     assert re.search(r'kvshelf_routes_total\{[^}]*kvshelf_evidence="words"[^}]*\} 1\.0', metrics)
 

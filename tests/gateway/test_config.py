@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway import config
-from gateway.config import SECRET_VARIABLE, Config, SecondLook
+from gateway.config import SECRET_VARIABLE, Config
+from gateway.sections import SecondLook
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
 

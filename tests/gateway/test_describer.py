@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backends.base import Delta, Load
-from gateway.config import Ingestion, Ram
+from gateway.sections import Ingestion, Ram
 from router.describing import WORDINGS
 from router.errors import EngineFailed, EngineUnavailable
 from tests.fakes.engine import FakeWorker, Gate

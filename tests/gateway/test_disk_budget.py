@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Disk
+from gateway.sections import Disk
 from tests.fakes.engine import CHUNK_BYTES, Gate
 from tests.fakes.gateway import eventually
 from tests.fakes.store import MemoryStore

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gateway.config import Ingestion
 from gateway.ingestion.ingestion import ATTEMPTS
+from gateway.sections import Ingestion
 from router.documents import Version
 from router.errors import EngineFailed
 from tests.fakes.engine import CHUNK, FakeKVServer, Gate

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Server
+from gateway.sections import Server
 from tests.fakes.gateway import CONTEXT, RESERVE, Gateway
 
 LEASE = "# Lease\n\nThe deposit is 2,400 euros."

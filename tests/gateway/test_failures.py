@@ -47,7 +47,7 @@ async def test_without_a_worker_it_is_503_and_ready_says_why(gateway: Gateway) -
     answer = await gateway.ask("why?", document="lease", status=503)
     assert answer["error"]["code"] == "engine_unavailable"
     assert int(answer["headers"]["retry-after"]) > 0
-    report = await gateway.json("GET", "/health/ready", status=503)
+    report = await gateway.health(status=503)
     assert report["status"] == "unavailable"
     assert "on fire" in report["problems"]["worker worker-1"]
     assert (await gateway.json("GET", "/v1/documents"))["data"][0]["id"] == "lease"

@@ -31,4 +31,4 @@ async def test_a_document_is_not_read_where_the_kv_server_is_away(tmp_path: Path
 
 
 async def _is_away(running: TieredGateway, host: str) -> bool:
-    return f"kv server {host}" in (await running.json("GET", "/health/ready"))["problems"]
+    return f"kv server {host}" in (await running.health())["problems"]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import aiohttp
 
-from gateway.config import Server
+from gateway.sections import Server
 from tests.fakes.gateway import Gateway
 
 
 async def test_ready_says_what_is_wrong_with_what(gateway: Gateway) -> None:
-    assert await gateway.json("GET", "/health/ready") == {"status": "ready", "workers_healthy": 1, "workers": 1, "problems": {}}
+    assert await gateway.health() == {"status": "ready", "workers_healthy": 1, "workers": 1, "problems": {}}
 
 
 async def test_an_open_stream_of_events_does_not_keep_the_gateway_from_ending(tmp_path: Path) -> None:

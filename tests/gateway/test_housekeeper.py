@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backends.base import Content
-from gateway.config import Disk
+from gateway.sections import Disk
 from router.documents import VersionId
 from router.errors import StoreUnavailable
 from tests.fakes.engine import CHUNK, Gate
@@ -121,8 +121,7 @@ async def test_half_written_files_are_removed_and_strange_ones_are_reported_and_
     await eventually(lambda: not running.host.partial)
     await some_looks(running)
     assert running.host.foreign == ["notes.txt"]
-    async with running.request("GET", "/metrics") as response:
-        (line,) = [line for line in (await response.text()).splitlines() if line.startswith("kvshelf_foreign_files{")]
+    (line,) = [line for line in (await running.metrics()).splitlines() if line.startswith("kvshelf_foreign_files{")]
     assert line.endswith(" 1.0")
 
 

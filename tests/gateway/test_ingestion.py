@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Ingestion
+from gateway.sections import Ingestion
 from tests.fakes.engine import CHUNK, Gate
 from tests.fakes.gateway import RESERVE, Gateway, eventually, sse
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Ingestion
 from gateway.ingestion.ingestion import ATTEMPTS
+from gateway.sections import Ingestion
 from router.errors import EngineFailed, EngineUnavailable
 from tests.fakes.engine import CHUNK, FakeWorker, Fault, Gate
 from tests.fakes.gateway import RESERVE, Gateway, eventually

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Disk
 from gateway.ingestion.ingestion import ATTEMPTS, Ingestion
 from gateway.ingestion.reader import Reader
 from gateway.pool import WorkerPool
+from gateway.sections import Disk
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.shelf.matchings import Matchings

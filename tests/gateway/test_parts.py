@@ -13,8 +13,9 @@ import pytest
 from backends.lmcache import LMCacheServer
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine, Model
-from gateway.config import Config, Engine, RemoteKVServer, RemoteWorker
+from gateway.config import Config
 from gateway.parts import _kv_servers, _token_bytes, _versions
+from gateway.sections import Engine, RemoteKVServer, RemoteWorker
 
 SHAPE = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 64}
 A_TOKEN = 2 * 4 * 2 * 8 * 4

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from backends.base import Vectors
-from gateway.config import Disk, Ram
+from gateway.sections import Disk, Ram
 from gateway.upkeep import prefetcher
 from gateway.upkeep.prefetcher import STATE
 from router.documents import Salt

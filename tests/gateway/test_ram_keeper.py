@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Ram
+from gateway.sections import Ram
 from gateway.tiers import ram_keeper
 from router.catalog import Catalog
 from router.documents import DocumentId

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from backends.base import Store
 from backends.settings import Model
 from backends.store.sql_store import SqlStore
-from gateway.config import Ingestion
 from gateway.ingestion.ingestion import ATTEMPTS
+from gateway.sections import Ingestion
 from router.errors import EngineFailed
 from tests.fakes.engine import CHUNK, FakeHost, Fault, Gate
 from tests.fakes.gateway import CONTEXT, RESERVE, Gateway, eventually, without_tiers

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.base import Damage
-from gateway.config import Disk
+from gateway.sections import Disk
 from gateway.upkeep import scrubber
 from router.chunk_tier import ChunkKey
 from router.documents import DocumentId, Key, Owner, Salt
@@ -69,7 +69,7 @@ class Rig(TieredGateway):
 
     async def metrics(self) -> dict[str, float]:
         """Damaged chunks, and repairs by outcome and host."""
-        async with self.session.get(f"{self.url}/metrics") as response:
+        async with self.session.get(f"{self.admin_url}/metrics") as response:
             families = text_string_to_metric_families(await response.text())
         found: dict[str, float] = {}
         for sample in (sample for family in families for sample in family.samples):

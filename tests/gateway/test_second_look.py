@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.config import Ram, Routing, SecondLook
+from gateway.sections import Ram, Routing, SecondLook
 from router.errors import EngineFailed
 from tests.fakes.engine import Fault, Gate
 from tests.fakes.gateway import Gateway
@@ -51,7 +51,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
 
 async def looks(gateway: Gateway) -> dict[str, float]:
     """How often a second look came to what."""
-    async with gateway.session.get(f"{gateway.url}/metrics") as response:
+    async with gateway.session.get(f"{gateway.admin_url}/metrics") as response:
         text = await response.text()
     found = re.findall(r'^kvshelf_second_looks_total\{kvshelf_outcome="(\w+)"\} (\S+)', text, re.MULTILINE)
     return {outcome: float(count) for outcome, count in found}

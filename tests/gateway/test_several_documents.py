@@ -10,7 +10,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from gateway.config import Gathering
+from gateway.sections import Gathering
 from router.joining import TASK
 from tests.fakes.engine import Gate
 from tests.fakes.gateway import CONTEXT, Gateway, sse

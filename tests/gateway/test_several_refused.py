@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Gathering
+from gateway.sections import Gathering
 from router.errors import EngineFailed, EngineUnavailable
 from router.joining import TASK
 from tests.fakes.engine import Fault, Gate
@@ -29,7 +29,7 @@ def held(gateway: Gateway) -> list[str]:
 
 async def nothing_is_held(gateway: Gateway) -> None:
     await eventually(lambda: not held(gateway))
-    async with gateway.session.get(f"{gateway.url}/metrics") as response:
+    async with gateway.session.get(f"{gateway.admin_url}/metrics") as response:
         lines = (await response.text()).splitlines()
     slots = [line.rpartition(" ")[2] for line in lines if line.startswith("kvshelf_worker_running{")]
     assert slots == ["0.0"] * len(gateway.workers)
@@ -250,7 +250,7 @@ async def test_parts_are_booked_and_watched_as_questions(several: Gateway) -> No
         assert shown["usage"]["prompt_tokens"] == source["prompt_tokens"]
         assert shown["usage"]["last_asked_at"]
     assert dict(whole.attributes or {})["kvshelf.routing"] == "several"
-    async with several.session.get(f"{several.url}/metrics") as response:
+    async with several.session.get(f"{several.admin_url}/metrics") as response:
         lines = (await response.text()).splitlines()
     counted = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in lines}
     labels = 'kvshelf_outcome="ok",kvshelf_routing="{}",kvshelf_tier="ram"'

@@ -34,7 +34,7 @@ class CountingStore(MemoryStore):
 class Desk:
     def __init__(self, gateway: Gateway, store: CountingStore) -> None:
         self.gateway, self.store = gateway, store
-        self.shelf: Shelf = gateway.app.dependencies["shelf"].dependency()
+        self.shelf: Shelf = gateway.apps.tenants.dependencies["shelf"].dependency()
 
     @property
     def document(self) -> Document:

@@ -13,7 +13,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.base import Memory
-from gateway.config import Routing, SecondLook
+from gateway.sections import Routing, SecondLook
 from router.errors import EngineFailed
 from tests.fakes.engine import FakeHost, FakeKVServer, Fault, key_of
 from tests.fakes.gateway import Gateway, eventually
@@ -35,7 +35,7 @@ class SmallServer(FakeKVServer):
 
 async def exposed(gateway: Gateway) -> dict[str, set[str]]:
     """Metric name → its labels, as /metrics has them now."""
-    async with gateway.session.get(f"{gateway.url}/metrics") as response:
+    async with gateway.session.get(f"{gateway.admin_url}/metrics") as response:
         assert response.status == 200
         text = await response.text()
     found: dict[str, set[str]] = {}
@@ -49,7 +49,7 @@ async def shows(gateway: Gateway, sample: str) -> None:
     """Return once /metrics has this sample, be it 0."""
 
     async def is_there() -> bool:
-        async with gateway.session.get(f"{gateway.url}/metrics") as response:
+        async with gateway.session.get(f"{gateway.admin_url}/metrics") as response:
             return re.search(rf"^{sample}\b", await response.text(), re.MULTILINE) is not None
 
     await eventually(is_there)
@@ -223,7 +223,7 @@ async def test_a_reading_is_a_span(gateway: Gateway) -> None:
 async def test_no_metric_names_a_document_or_a_tenant(gateway: Gateway) -> None:
     await gateway.add(LEASE, id="very-secret-name")
     await gateway.ask("What is the deposit?", document="very-secret-name")
-    async with gateway.session.get(f"{gateway.url}/metrics") as response:
+    async with gateway.session.get(f"{gateway.admin_url}/metrics") as response:
         text = await response.text()
     assert "kvshelf_questions_total" in text
     assert "very-secret-name" not in text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Retention
+from gateway.sections import Retention
 from router.errors import EngineFailed
 from tests.fakes.engine import Fault
 from tests.fakes.gateway import Gateway, booked

@@ -116,7 +116,7 @@ async def test_one_kv_server_away_is_said_and_the_other_host_goes_on(running: Ti
     running.kv_servers[0].problem = "is away"
 
     async def said() -> bool:
-        report = await running.json("GET", "/health/ready")
+        report = await running.health()
         return bool(report["status"] == "degraded" and report["problems"] == {"kv server left": "is away"})
 
     await eventually(said)
@@ -127,7 +127,7 @@ async def test_one_kv_server_away_is_said_and_the_other_host_goes_on(running: Ti
     running.kv_servers[0].problem = None
 
     async def well() -> bool:
-        return bool((await running.json("GET", "/health/ready"))["status"] == "ready")
+        return bool((await running.health())["status"] == "ready")
 
     await eventually(well)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Ingestion
+from gateway.sections import Ingestion
 from tests.fakes.engine import FakeHost, Gate
 from tests.fakes.gateway import CONTEXT, RESERVE, Gateway, eventually
 from tests.fakes.store import MemoryStore

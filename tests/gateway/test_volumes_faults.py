@@ -11,8 +11,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from backends.base import Vectors
-from gateway.config import Gathering, Ingestion, Retention
 from gateway.ingestion.ingestion import ATTEMPTS
+from gateway.sections import Gathering, Ingestion, Retention
 from router.documents import DocumentId, Part
 from router.errors import EngineFailed
 from tests.fakes.engine import Fault, Gate

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from litestar.di import Provide
 
 from backends.base import Delta
-from gateway.config import Disk
+from gateway.sections import Disk
 from gateway.shelf.documents import Shelf
 from gateway.upkeep.moves import Moves
 from router.documents import DocumentId, Owner, Salt, Version
@@ -146,7 +146,7 @@ class TieredGateway(Gateway):
         return self._part("moves", Moves)
 
     def _part(self, name: str, kind: type[T]) -> T:
-        provide = self.app.dependencies[name]
+        provide = self.apps.tenants.dependencies[name]
         assert isinstance(provide, Provide)
         part = provide.dependency()
         assert isinstance(part, kind)

@@ -36,7 +36,7 @@ def without_lead(passage: str, headings: set[str]) -> str:
     return rest if set(first.split(" > ")) <= headings else passage
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(TEXT)
 def test_no_text_is_lost_and_none_is_invented(text: str) -> None:
     headings = {line.lstrip("#").strip() for line in text.splitlines() if line.startswith("#")}
@@ -45,7 +45,7 @@ def test_no_text_is_lost_and_none_is_invented(text: str) -> None:
     assert "".join(letters(without_lead(passage, headings)) for passage in found) == bodies(text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(TEXT)
 def test_a_passage_is_bounded_apart_from_its_headings(text: str) -> None:
     headings = {line.lstrip("#").strip() for line in text.splitlines() if line.startswith("#")}
@@ -53,7 +53,7 @@ def test_a_passage_is_bounded_apart_from_its_headings(text: str) -> None:
         assert 0 < len(without_lead(passage, headings)) <= PASSAGE_CHARACTERS + 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(SECTION, min_size=1, max_size=6))
 def test_every_passage_stands_under_its_own_headings(sections: list[str]) -> None:
     path: dict[int, str] = {}

@@ -116,7 +116,7 @@ def test_a_tenants_own_document_stands_before_the_shared_one_of_its_id() -> None
     assert catalog.find(TenantId("globex"), "a").owner == SHARED
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(catalog=CATALOGS, tenant=st.sampled_from([TenantId("acme"), TenantId("globex"), TenantId("new")]))
 def test_what_is_visible_is_what_can_be_found(catalog: Catalog, tenant: TenantId) -> None:
     visible = catalog.visible_to(tenant)
@@ -185,7 +185,7 @@ def test_ids_that_are_unsafe_somewhere_are_refused(id_: str) -> None:
     assert caught.value.param == "id"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=120))
 def test_a_slug_is_an_id_or_nothing(title: str) -> None:
     made = slug(title)
@@ -213,7 +213,7 @@ def salt_of(fields: tuple[bytes, str, str, str, str]) -> Salt:
     return version_salt(secret, Owner(owner), DocumentId(id_), digest, fingerprint)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(one=FIELDS, other=FIELDS)
 def test_versions_share_a_salt_only_if_everything_is_the_same(
     one: tuple[bytes, str, str, str, str], other: tuple[bytes, str, str, str, str]

@@ -101,7 +101,7 @@ def test_a_document_that_is_named_outright_wins_by_itself() -> None:
     assert max(match.score for match in found.candidates[1:]) <= 1 - OUTRIGHT
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(found=SCORES, min_score=st.floats(0, 1, width=32), margin=st.floats(0, 0.5, width=32), rng=st.randoms())
 def test_the_decision_depends_on_the_scores_alone_not_on_their_order(
     found: list[float], min_score: float, margin: float, rng: random.Random
@@ -118,7 +118,7 @@ def test_the_decision_depends_on_the_scores_alone_not_on_their_order(
         assert len(shares) == 1 or shares[0] - shares[1] >= margin - 1e-6
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(found=st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=40), count=st.integers(1, 8))
 def test_the_leading_ones_are_those_of_a_sorted_list(found: list[float], count: int) -> None:
     view = documents("".join(chr(ord("a") + number) for number in range(len(found))))

@@ -49,7 +49,7 @@ PACES = st.builds(Pace, st.none() | st.floats(0, 1e6))
 WORKERS = st.builds(SimulatedWorker, tokens_per_s=st.floats(100, 50_000), doubling=st.floats(500, 100_000))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     chunk=CHUNKS,
     chunks=st.integers(1, 400),
@@ -67,7 +67,7 @@ def test_a_segment_advances_by_whole_chunks_and_never_beyond_the_end(
     assert end % chunk == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(worker=WORKERS, chunk=CHUNKS, chunks=st.integers(1, 200), target_s=TARGETS, waiting=st.booleans())
 def test_a_reading_ends_exactly_at_the_total(
     worker: SimulatedWorker, chunk: int, chunks: int, target_s: float, *, waiting: bool
@@ -77,7 +77,7 @@ def test_a_reading_ends_exactly_at_the_total(
     assert [s.start for s in segments] == [0, *(s.end for s in segments[:-1])]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(worker=WORKERS, chunk=CHUNKS, target_s=TARGETS, waiting=st.booleans())
 def test_a_segment_overruns_the_target_only_by_what_the_worker_slowed_down(
     worker: SimulatedWorker, chunk: int, target_s: float, *, waiting: bool

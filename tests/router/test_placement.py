@@ -67,7 +67,7 @@ def placed(*names: str) -> dict[str, str | None]:
 # --- filter
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(workers=WORKERS, avoid=AVOIDED, version=ANY_VERSION)
 def test_some_worker_that_can_is_chosen_and_none_that_cannot(
     workers: list[WorkerView], avoid: frozenset[str], version: Version
@@ -77,7 +77,7 @@ def test_some_worker_that_can_is_chosen_and_none_that_cannot(
     assert chosen in names if names else chosen is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(workers=WORKERS, version=ANY_VERSION)
 def test_no_worker_is_brought_over_its_fair_load(workers: list[WorkerView], version: Version) -> None:
     assume(able(workers))
@@ -112,14 +112,14 @@ def test_a_worker_that_is_full_does_not_raise_what_is_fair_for_the_others() -> N
 # --- score
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(workers=WORKERS, version=ANY_VERSION, rng=st.randoms())
 def test_the_choice_does_not_depend_on_the_workers_order(workers: list[WorkerView], version: Version, rng: random.Random) -> None:
     shuffled = rng.sample(workers, len(workers))
     assert choose(version, shuffled) == choose(version, workers)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(workers=WORKERS, version=ANY_VERSION)
 def test_nobody_waits_much_longer_than_at_the_best_of_the_fair_workers(workers: list[WorkerView], version: Version) -> None:
     assume(able(workers))
@@ -131,7 +131,7 @@ def test_nobody_waits_much_longer_than_at_the_best_of_the_fair_workers(workers: 
     assert waits[choose(version, workers) or ""] <= min(waits.values()) * (1 + TOLERANCE) + 1e-9
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(workers=WORKERS.filter(len), number=st.integers(0, 5), version=ANY_VERSION)
 def test_a_version_stays_where_it_is_held_while_no_queue_is_shorter(
     workers: list[WorkerView], number: int, version: Version

@@ -89,11 +89,11 @@ class PolicyMachine(RuleBasedStateMachine):
         self.tell(lambda each: each.check())
 
 
-PolicyMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+PolicyMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30)
 TestPolicies = PolicyMachine.TestCase
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sizes=st.lists(st.integers(1, 50), max_size=12), need=st.integers(0, 400))
 def test_no_victim_could_be_spared(sizes: list[int], need: int) -> None:
     taken = take(enumerate(sizes), need, exempt={1})
@@ -131,5 +131,5 @@ class RankingMachine(RuleBasedStateMachine):
         assert len(self.ranking._heap) <= 2 * len(self.model) + 64
 
 
-RankingMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+RankingMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20)
 TestRanking = RankingMachine.TestCase

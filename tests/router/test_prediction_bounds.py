@@ -58,7 +58,7 @@ class PredictorMachine(RuleBasedStateMachine):
         self.predictor.check()
 
 
-PredictorMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+PredictorMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=30)
 
 
 @pytest.mark.usefixtures("narrow")

@@ -156,5 +156,5 @@ class PromotionsMachine(RuleBasedStateMachine):
             self.in_vain[key] = self.now
 
 
-PromotionsMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+PromotionsMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
 TestPromotions = PromotionsMachine.TestCase

@@ -116,7 +116,7 @@ def test_a_prefix_is_padded_to_the_chunk_with_one_token(family: tuple[ChatTokeni
         assert set(prefix.ids[prefix.document_tokens :]) <= {layout.filler_id}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     document=st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\n\t >|"), max_size=60),

@@ -116,7 +116,7 @@ def test_what_can_not_be_is_refused_in_words_that_mend_it(document: Document, as
 times = st.sampled_from([UNSET, None, 5.0, 3600.0])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     document=st.sampled_from(ALL),
     pinned=st.sampled_from([UNSET, True, False]),
@@ -155,7 +155,7 @@ def test_a_question_moves_nothing_else(document: Document) -> None:
     assert refreshed(document, NOW) is document
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ttl_s=st.floats(1.5, 1e5), gaps=st.lists(st.floats(0, 1), max_size=300))
 def test_a_document_that_is_asked_all_the_time_stays_and_is_seldom_written(ttl_s: float, gaps: list[float]) -> None:
     """Gaps are parts of what a document may wait for, at the worst, between two questions."""

@@ -71,7 +71,7 @@ def test_a_question_without_tokens_leaves_the_prefix_alone() -> None:
     assert json.loads(b"".join(parts))["prompt"] == [1, 2]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     model=TEXT, prefix=IDS.filter(len), suffix=IDS, salt=TEXT, keep=st.integers(0, 9999), most=st.integers(1, 9999), drawn=SAMPLINGS
 )
@@ -97,7 +97,7 @@ def test_sampling_has_no_field_that_steers_the_cache_or_the_stream() -> None:
     assert not DRAWN & OURS
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.dictionaries(st.sampled_from(sorted(OURS | {"n", "prompt_logprobs", "lora", "echo", "user"})) | TEXT, TEXT | st.integers())
 )
@@ -108,7 +108,7 @@ def test_no_client_field_reaches_the_engine(request: dict[str, Any]) -> None:
     assert set(sent) == OURS | {"temperature"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(TEXT | st.sampled_from(['"],"cache_salt":"other', '"}', '\\","n":5', "]}"]), max_size=4))
 def test_no_text_of_a_client_breaks_out_of_its_field(stop: list[str]) -> None:
     sent = json.loads(spliced(Sampling(stop=tuple(stop))))

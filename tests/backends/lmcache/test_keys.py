@@ -30,7 +30,7 @@ def test_keys_are_those_that_lmcache_made() -> None:
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 2**32 - 1), max_size=5 * CHUNK))
 def test_a_chunks_key_is_the_chain_over_all_before_it(ids: list[int]) -> None:
     expected = keys_of(ids)

@@ -57,7 +57,7 @@ async def test_a_long_prefix_is_sent_whole(lmcache: LMCacheServer, fake: FakeLMC
     assert fake.prefetches[0]["token_ids"] == ids
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     in_ram=st.sets(st.integers(0, 19)),
     on_disk=st.sets(st.integers(0, 19)) | st.just(set(range(20))),

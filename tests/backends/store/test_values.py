@@ -43,7 +43,7 @@ documents = st.builds(
 contents = st.builds(Content, text=texts, prefix_ids=st.binary(), vectors=st.binary(), embedder=texts)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(new=documents, content=contents)
 async def test_every_value_comes_back_as_it_was(store: Store, new: Document, content: Content) -> None:
     # The examples share one store, so each clears away the one before it.

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from backends.store.sql_store import SqlStore
 from gateway import config
 from gateway.__main__ import main
-from gateway.auth import Authenticator, Principal
 from gateway.errors import Unauthorized
+from gateway.tenants.authenticator import Authenticator, Principal
 
 CONFIG = """\
 data_path: data

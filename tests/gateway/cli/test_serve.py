@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.auth import Authenticator
 from gateway.cli.serve import demo_key
+from gateway.tenants.authenticator import Authenticator
 from tests.fakes.gateway import SECRET
 from tests.fakes.store import MemoryStore
 

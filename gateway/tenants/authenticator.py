@@ -1,17 +1,12 @@
-"""API keys: made, read and recognised. Only a keyed hash of a key's secret is ever stored.
+"""Whose request it is: the key in its header, recognised against the stored records.
 
-    kvs_live_<public id>_<secret><checksum>
-
-The public id finds the record, the secret (256 bits) proves the holder, the checksum tells a typing error from a
-wrong key without a look-up. Recognised keys are believed for CACHE_S, so a revoked one stops within that time.
+Recognised keys are believed for CACHE_S, so a revoked one stops within that time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,15 +18,12 @@ from litestar.types import ASGIApp
 
 from backends.base import ApiKey, Store
 from gateway.errors import Forbidden, Unauthorized
+from gateway.tenants import keys
 from router.documents import TenantId
 
 CACHE_S = 1.0
 CACHE_SIZE = 10_000
 
-SCOPES = ("ask", "documents", "share")
-"""ask questions and see the catalog · add, change and remove the tenant's own documents · the same for shared ones"""
-
-_PREFIX = "kvs_live"
 _HOW = "Send `Authorization: Bearer <key>`; `kvshelf keys create` makes one."
 
 
@@ -48,16 +40,6 @@ class Principal(msgspec.Struct, frozen=True):
             raise Forbidden(f"This key may not do that: it lacks the scope {scope!r}.")
 
 
-def new_key(server_secret: bytes, tenant: TenantId, *, name: str, scopes: tuple[str, ...], now: float) -> tuple[str, ApiKey]:
-    """(the key, to be shown once; the record to store)."""
-    public_id, secret = secrets.token_hex(8), secrets.token_hex(32)
-    body = f"{_PREFIX}_{public_id}_{secret}"
-    record = ApiKey(
-        public_id=public_id, tenant=tenant, name=name, secret_hash=_hash(server_secret, secret), scopes=scopes, created_at=now
-    )
-    return body + _checksum(body), record
-
-
 class Authenticator:
     def __init__(self, store: Store, server_secret: bytes, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -71,13 +53,13 @@ class Authenticator:
         if not header:
             raise Unauthorized(f"No API key. {_HOW}")
         scheme, _, key = header.partition(" ")
-        public_id, secret = _parse(key.strip()) if scheme.lower() == "bearer" else (None, None)
+        public_id, secret = keys.parse(key.strip()) if scheme.lower() == "bearer" else (None, None)
         if public_id is None or secret is None:
             raise Unauthorized(f"This is not a kvshelf key, or it was mistyped or cut. {_HOW}")
         record = await self._record(public_id)
         # Compared also where there is no record: a wrong key takes the time of a wrong secret.
         expected = record.secret_hash if record else "0" * 64
-        right = hmac.compare_digest(_hash(self._server_secret, secret), expected)
+        right = hmac.compare_digest(keys.secret_hash(self._server_secret, secret), expected)
         if record is None or not right or record.revoked_at is not None:
             raise Unauthorized("This API key is unknown or was revoked.")
         return Principal(record.tenant, record.public_id, record.scopes)
@@ -121,20 +103,3 @@ class KeyMiddleware(AbstractAuthenticationMiddleware):
     async def authenticate_request(self, connection: ASGIConnection[Any, Any, Any, Any]) -> AuthenticationResult:
         principal = await self._authenticator.recognise(connection.headers.get("authorization"))
         return AuthenticationResult(user=principal.tenant, auth=principal)
-
-
-def _parse(key: str) -> tuple[str, str] | tuple[None, None]:
-    """(public id, secret), or Nones where the key is malformed or its checksum does not fit."""
-    body, checksum = key[:-8], key[-8:]
-    if not body.startswith(f"{_PREFIX}_") or not hmac.compare_digest(_checksum(body).encode(), checksum.encode()):
-        return None, None
-    public_id, _, secret = body[len(_PREFIX) + 1 :].partition("_")
-    return public_id, secret
-
-
-def _checksum(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()[:8]
-
-
-def _hash(server_secret: bytes, secret: str) -> str:
-    return hmac.new(server_secret, b"api key\0" + secret.encode(), hashlib.sha256).hexdigest()

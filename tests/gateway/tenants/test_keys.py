@@ -12,14 +12,15 @@ import pytest
 import structlog
 from litestar.routes import ASGIRoute, HTTPRoute
 
-from gateway import auth
-from gateway.auth import Authenticator, new_key
 from gateway.errors import Unauthorized
+from gateway.tenants import keys
+from gateway.tenants.authenticator import Authenticator
+from gateway.tenants.keys import new_key
 from router.documents import TenantId
 from tests.fakes.gateway import SECRET, Gateway
 from tests.fakes.store import MemoryStore
 
-PUBLIC = {("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/metrics")}
+PUBLIC = {("GET", "/health/live"), ("GET", "/health/ready")}
 LEASE = "# Lease\n\nThe deposit is 2,400 euros."
 
 
@@ -31,7 +32,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gatew
 
 
 def key_of(secret: bytes = SECRET, **changes: Any) -> tuple[str, Any]:
-    return new_key(secret, TenantId("tenant-a"), **{"name": "", "scopes": auth.SCOPES, "now": 0.0, **changes})
+    return new_key(secret, TenantId("tenant-a"), **{"name": "", "scopes": keys.SCOPES, "now": 0.0, **changes})
 
 
 def flipped(key: str, at: int) -> str:
@@ -114,7 +115,7 @@ async def test_a_right_key_is_recognised_however_its_scheme_is_written(house: Ga
 def routes(gateway: Gateway) -> list[tuple[str, str]]:
     """(method, path) of everything the application answers."""
     found = []
-    for route in gateway.app.routes:
+    for route in gateway.apps.tenants.routes:
         path = "".join(f"/{part if isinstance(part, str) else 'x'}" for part in route.path_components) or "/"
         if isinstance(route, HTTPRoute):
             found += [(method, path) for handler in route.route_handlers for method in handler.http_methods if method != "OPTIONS"]

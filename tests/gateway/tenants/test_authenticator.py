@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import pytest
 
 from backends.base import ApiKey
-from gateway.auth import SCOPES, Authenticator, Principal, new_key
 from gateway.errors import Unauthorized
+from gateway.tenants.authenticator import Authenticator, Principal
+from gateway.tenants.keys import SCOPES, new_key
 from router.documents import TenantId
 from tests.fakes.gateway import SECRET, eventually
 from tests.fakes.store import MemoryStore

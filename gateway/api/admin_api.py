@@ -1,0 +1,26 @@
+"""What operators see, on a listener of their own: metrics, and all that health knows."""
+
+from __future__ import annotations
+
+import msgspec
+from litestar import Response, get
+from litestar.di import NamedDependency
+
+from gateway.api.health import Health
+from gateway.errors import JSON
+from observability.telemetry import Telemetry
+
+PUBLIC = {"exclude_from_auth": True}
+"""Who reaches the operators' listener may see these without a key: Prometheus and load balancers have none."""
+
+
+@get("/metrics", opt=PUBLIC, include_in_schema=False, sync_to_thread=True)
+def metrics(telemetry: NamedDependency[Telemetry]) -> Response[bytes]:
+    return Response(telemetry.prometheus(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@get("/health/ready", opt=PUBLIC, tags=["health"])
+async def health(health: NamedDependency[Health]) -> Response[bytes]:
+    """As the tenants' `/health/ready`, and what is wrong with what."""
+    report = await health.report()
+    return Response(msgspec.json.encode(report), status_code=report.http_status, media_type=JSON, headers=report.headers)
