@@ -18,7 +18,7 @@ import msgspec
 
 from backends.settings import Model
 from gateway import strict_yaml
-from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Ram, Retention, Routing, Server, Telemetry
+from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Keys, Ram, Retention, Routing, Server, Telemetry
 from gateway.strict_yaml import ConfigError
 
 SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a secret
@@ -34,6 +34,7 @@ class Config(msgspec.Struct, frozen=True):
     """Absent: routing is lexical only."""
     server: Server = Server()
     admin: Admin = Admin()
+    keys: Keys = Keys()
     database_url: str | None = None
     """SQLAlchemy URL; by default SQLite in `data_path`. Its password may be given as ${VARIABLE}."""
     catalog: Path | None = None

@@ -57,7 +57,7 @@ def test_a_created_key_is_shown_once_and_works(config_path: Path) -> None:
     key = result.stdout.strip()
     assert re.fullmatch(r"kvs_live_[0-9a-f]{16}_[0-9a-f]{72}", key)
     principal = recognised(config_path, key)
-    assert (principal.tenant, principal.scopes) == ("tenant-a", ("ask", "documents"))
+    assert (principal.tenant, principal.scopes) == ("tenant-a", ("ask", "read", "write"))
     listed = keys("list", config_path).stdout + keys("list", config_path, "--json").stdout
     assert principal.key_id in listed
     assert key.split("_")[3][:16] not in listed
