@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.cli.desk import ConfigPath, at_desk
-from gateway.cli.keys import Moment, seconds
+from gateway.cli.keys import MOMENT, seconds
 
 OUT = Console(highlight=False, markup=False, emoji=False)  # what others have sent is shown as it is
 
 
 @click.command()
 @click.argument("config_path", metavar="CONFIG", type=ConfigPath)
-@click.option("--since", type=Moment, help="From then on (UTC where there is no offset).")
+@click.option("--since", type=MOMENT, help="From then on (UTC where there is no offset).")
 @click.option("--tenant", help="About this tenant's keys and documents.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--json", "as_json", is_flag=True)

@@ -22,12 +22,8 @@ from router.retention import MAX_TTL_S
 
 OUT = Console(highlight=False, markup=False, emoji=False)  # names are shown as they are
 
-Moment = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
-Scope = click.Choice(SCOPES)
-
-config_argument = click.argument("config_path", metavar="CONFIG", type=ConfigPath)
-key_argument = click.argument("key_id", metavar="ID")
-json_option = click.option("--json", "as_json", is_flag=True)
+MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
+SCOPE = click.Choice(SCOPES)
 
 
 @click.group()
@@ -36,15 +32,15 @@ def keys() -> None:
 
 
 @keys.command()
-@config_argument
+@click.argument("config_path", metavar="CONFIG", type=ConfigPath)
 @click.argument("tenant")
 @click.option("--name", default="", help="What the key is for.")
-@click.option("--scope", "scopes", multiple=True, type=Scope, default=USUAL_SCOPES, show_default=True)
+@click.option("--scope", "scopes", multiple=True, type=SCOPE, default=USUAL_SCOPES, show_default=True)
 @click.option("--env", "environment", help="What the key begins with (`test`: kvs_test_…); by default the configuration's.")
-@click.option("--expire-at", type=Moment, help="The key is good until then (UTC where there is no offset).")
+@click.option("--expire-at", type=MOMENT, help="The key is good until then (UTC where there is no offset).")
 @click.option("--document", "documents", multiple=True, metavar="ID", help="Narrow the key to this document, and others so given.")
 @click.option("--tag", "tags", multiple=True, help="Narrow the key to documents with this tag, and others so given.")
-@json_option
+@click.option("--json", "as_json", is_flag=True)
 def create(config_path: Path, expire_at: datetime.datetime | None, as_json: bool, **fields: Any) -> None:
     """Make a key for TENANT (who need not exist before). It is shown this once."""
     new = NewKey(expires_at=seconds(expire_at), **fields)
@@ -53,9 +49,9 @@ def create(config_path: Path, expire_at: datetime.datetime | None, as_json: bool
 
 
 @keys.command("list")
-@config_argument
+@click.argument("config_path", metavar="CONFIG", type=ConfigPath)
 @click.option("--tenant", help="This tenant's only.")
-@json_option
+@click.option("--json", "as_json", is_flag=True)
 def list_keys(config_path: Path, tenant: str | None, as_json: bool) -> None:
     """List all keys, expired and revoked ones too. The keys themselves are kept nowhere."""
     now = datetime.datetime.now(datetime.UTC).timestamp()
@@ -75,11 +71,11 @@ def list_keys(config_path: Path, tenant: str | None, as_json: bool) -> None:
 
 
 @keys.command()
-@config_argument
-@key_argument
+@click.argument("config_path", metavar="CONFIG", type=ConfigPath)
+@click.argument("key_id", metavar="ID")
 @click.option("--name", help="What the key is for.")
-@click.option("--scope", "scopes", multiple=True, type=Scope, help="All the scopes that it is to have.")
-@click.option("--expire-at", type=Moment, help="The key is good until then (UTC where there is no offset).")
+@click.option("--scope", "scopes", multiple=True, type=SCOPE, help="All the scopes that it is to have.")
+@click.option("--expire-at", type=MOMENT, help="The key is good until then (UTC where there is no offset).")
 @click.option("--no-expiry", is_flag=True, help="The key is good until it is revoked.")
 @click.option("--document", "documents", multiple=True, metavar="ID", help="All the documents that it is to be narrowed to.")
 @click.option("--tag", "tags", multiple=True, help="All the tags that it is to be narrowed to.")
@@ -111,13 +107,13 @@ def change(
 
 
 @keys.command()
-@config_argument
-@key_argument
+@click.argument("config_path", metavar="CONFIG", type=ConfigPath)
+@click.argument("key_id", metavar="ID")
 @click.option(
     "--keep", "keep_s", type=click.FloatRange(0, MAX_TTL_S), metavar="SECONDS", help="How long the old secret stays good."
 )
 @click.option("--finish", is_flag=True, help="No new secret: end the old one.")
-@json_option
+@click.option("--json", "as_json", is_flag=True)
 def rotate(config_path: Path, key_id: str, keep_s: float | None, finish: bool, as_json: bool) -> None:
     """Give the key of this id a new secret, shown this once. The old one stays good for SECONDS, or until --finish."""
     if finish:
@@ -131,8 +127,8 @@ def rotate(config_path: Path, key_id: str, keep_s: float | None, finish: bool, a
 
 
 @keys.command()
-@config_argument
-@key_argument
+@click.argument("config_path", metavar="CONFIG", type=ConfigPath)
+@click.argument("key_id", metavar="ID")
 def revoke(config_path: Path, key_id: str) -> None:
     """Revoke the key of this id (see `list`), for good."""
     at_desk(config_path, lambda desk: desk.keyring.revoke(desk.actor, key_id))

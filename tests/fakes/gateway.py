@@ -121,6 +121,10 @@ class Gateway:
         await self.store.add_key(record)
         return key
 
+    async def revoke(self, key: str) -> None:
+        """As another process would."""
+        await self.store.change_key(key.split("_")[2], lambda record: replace(record, revoked_at=1.0))
+
     def request(self, method: str, path: str, *, key: str | None = None, **more: Any) -> Any:
         headers = {"authorization": f"Bearer {key or self.key}", **more.pop("headers", {})}
         return self.session.request(method, self.url + path, headers=headers, **more)

@@ -13,10 +13,11 @@ from gateway.shelf.index import Features, Index
 from gateway.shelf.views import Views
 from router.catalog import Catalog
 from router.documents import Descriptor, Document, DocumentId, Owner, TenantId
+from router.viewers import Viewer
 from tests.fakes.gateway import eventually
 from tests.fakes.versions import ready
 
-ACME, OTHER = TenantId("acme"), TenantId("other")
+ACME, OTHER = Viewer(TenantId("acme")), Viewer(TenantId("other"))
 
 
 def document(name: str, owner: str = "acme", version: str = "1") -> Document:
@@ -51,8 +52,8 @@ class Shelves:
         self.built += 1
         return Index(*arguments)  # type: ignore[arg-type]
 
-    async def ids(self, tenant: TenantId = ACME) -> list[str]:
-        return [one.id for one in (await self.views.of(self.catalog, tenant)).documents]
+    async def ids(self, viewer: Viewer = ACME) -> list[str]:
+        return [one.id for one in (await self.views.of(self.catalog, viewer)).documents]
 
 
 def runs_in_a_thread(task: asyncio.Task[object]) -> bool:
