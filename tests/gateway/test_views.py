@@ -169,3 +169,20 @@ async def test_new_features_of_the_same_version_count(shelves: Shelves) -> None:
     before = await shelves.views.of(shelves.catalog, ACME)
     shelves.put(document("a"))
     assert await shelves.views.of(shelves.catalog, ACME) is not before
+
+
+async def test_a_narrowed_viewers_index_holds_what_it_may_see_and_no_more(shelves: Shelves) -> None:
+    shelves.put(document("a"), document("b"), document("c"))
+    narrow = Viewer(ACME.tenant, frozenset({DocumentId("a"), DocumentId("c")}))
+    assert await shelves.ids(narrow) == ["a", "c"]
+    assert await shelves.ids() == ["a", "b", "c"]
+    assert await shelves.ids(Viewer(OTHER.tenant, narrow.documents)) == []
+
+
+async def test_the_indexes_that_were_used_last_are_kept(shelves: Shelves, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "VIEWERS_KEPT", 2)
+    shelves.put(*(document(name) for name in "abc"))
+    viewers = [Viewer(ACME.tenant, frozenset({DocumentId(name)})) for name in "abc"]
+    for asked, built in ((0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):
+        assert await shelves.ids(viewers[asked]) == ["abc"[asked]]
+        assert shelves.built == built
