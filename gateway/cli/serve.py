@@ -23,7 +23,8 @@ from backends.tokenizer import load as load_tokenizer
 from gateway.app import create_apps
 from gateway.cli import key_file as key_files
 from gateway.cli.desk import operator
-from gateway.config import Config, database_url, load, secret_problems
+from gateway.config import Config, database_url, is_exposed, load, secret_problems
+from gateway.errors import Unauthorized
 from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
 from gateway.shelf import catalog_file
@@ -224,12 +225,23 @@ async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
 
 
 async def demo_key(store: Store, secret: bytes, path: Path, *, environment: str = "live") -> str:
-    """The key in `path`, made and stored there where there is none that still works."""
-    kept = ""
+    """The key in `path`, made and stored there where there is none that still works.
+
+    Raises ConfigError where others can read one that does.
+    """
+    kept, principal = "", None
     with suppress(FileNotFoundError):
         kept = await key_files.read(path)
-    with suppress(KvshelfError):
-        await Authenticator(store, secret).recognise(f"Bearer {kept}")
+    with suppress(Unauthorized):
+        principal = await Authenticator(store, secret).recognise(f"Bearer {kept}")
+    if principal is not None:
+        if is_exposed(path):
+            raise ConfigError(
+                [
+                    f"{path}: others can read the API key in it. Mend it with: chmod 600 {path}, or delete the file to have another "
+                    f"key made; if anybody may have read it: kvshelf keys revoke CONFIG {principal.key_id}"
+                ]
+            )
         return kept
     audit = AuditLog(store, now=time.time)
     keyring = Keyring(store, audit, secret, environment=environment, now=time.time)
