@@ -96,7 +96,7 @@ class Course:
                 telemetry.first_token.record(self.first_token_s, {names.TIER: tier})
             span.set_attribute(names.FIRST_TOKEN_S, self.first_token_s)
         self._report_usage(telemetry)
-        if self.outcome not in ("ok", "client_gone"):
+        if self.outcome not in ("ok", "client_gone", "key_ended"):
             span.set_status(StatusCode.ERROR)
 
     def _report_usage(self, telemetry: Telemetry) -> None:
