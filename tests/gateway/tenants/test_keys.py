@@ -156,10 +156,12 @@ async def test_only_a_hash_of_the_secret_is_stored() -> None:
 
 
 def test_a_secret_has_256_bits_and_no_two_are_the_same() -> None:
-    parsed = [keys.parse(key_of()[0]) for _ in range(50)]
+    parsed = [keys.parse(key_of()[0]) for _ in range(200)]
     found = {one.secret for one in parsed if one is not None}
-    assert len(found) == 50
-    assert all(len(bytes.fromhex(secret)) == 32 for secret in found)
+    assert len(found) == 200
+    assert all(len(bytes.fromhex(secret)) == 32 and secret[:32] != secret[32:] for secret in found)
+    for digits in zip(*found, strict=True):  # each of them is drawn: that one has 5 values of 16 is as good as impossible
+        assert len(set(digits)) > 5
 
 
 @pytest.mark.parametrize("environment", ["live", "test", "a", "abcdefghijkl"])

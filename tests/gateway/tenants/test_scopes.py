@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
-from litestar import Litestar
+from litestar import Litestar, get
+from litestar.middleware import DefineMiddleware
 from litestar.routes import ASGIRoute, HTTPRoute
 
-from gateway.tenants.keys import SCOPES
-from tests.fakes.gateway import Gateway
+from gateway.errors import HANDLERS
+from gateway.tenants.authenticator import Authenticator
+from gateway.tenants.doors import KeyMiddleware
+from gateway.tenants.keys import SCOPES, new_key
+from router.documents import TenantId
+from tests.fakes.gateway import SECRET, Gateway, serving
+from tests.fakes.store import MemoryStore
 from tests.gateway.tenants.test_keys import flipped, rewritten
 
 LEASE = "# Lease\n\nThe deposit is 2,400 euros."
@@ -115,6 +123,24 @@ async def test_no_route_opens_without_its_scope_and_each_of_its_scopes_opens_it(
         for scope in needed:
             asked = (*route[:2], f"{route[2]}?shared=true") if scope == "share" else route
             assert await status(house, asked, alone[scope]) not in (401, 403), (route, scope)
+
+
+async def test_a_route_that_names_no_scope_is_open_to_nobody() -> None:
+    @get("/forgotten")
+    async def forgotten() -> str:
+        return "open"
+
+    store = MemoryStore()
+    await store.open()
+    key, record = new_key(SECRET, TenantId("tenant-a"), name="", scopes=SCOPES, now=0.0)
+    await store.add_key(record)
+    door = DefineMiddleware(KeyMiddleware, authenticator=Authenticator(store, SECRET))
+    app = Litestar([forgotten], middleware=[door], exception_handlers=HANDLERS, openapi_config=None, logging_config=None)
+    async with serving(app) as url, aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/forgotten", headers={"authorization": f"Bearer {key}"}) as response:
+            assert response.status == 403
+        await session.close()
+        await asyncio.sleep(0.005)  # the server sees the connection close, else it waits for it
 
 
 async def test_the_preflight_tells_the_methods_of_a_path_and_nothing_of_what_is_there(house: Gateway) -> None:
