@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.guards import Guard
 
 KEYS, KNOWN, RECORDS = "gateway/tenants/keys.py", "gateway/tenants/authenticator.py", "backends/records.py"
-KEYRING, CHAT, STORE = KEYRING, "gateway/api/chat.py", "backends/store/sql_store.py"
+KEYRING, CHAT, STORE = "gateway/tenants/keyring.py", "gateway/api/chat.py", "backends/store/sql_store.py"
 
 TESTS = "tests/gateway/tenants"
 OF_KEYS, OF_KNOWN, OF_STREAMS = f"{TESTS}/test_keys.py", f"{TESTS}/test_authenticator.py", f"{TESTS}/test_streams.py"
