@@ -215,7 +215,9 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         telemetry=telemetry,
         authenticator=authenticator,
         streams=streams,
-        keyring=Keyring(parts.store, audit, parts.secret, environment=config.keys.environment, now=now),
+        keyring=Keyring(
+            parts.store, audit, parts.secret, environment=config.keys.environment, now=now, changed=authenticator.forget
+        ),
         audit=audit,
         chat=chat,
         shelf=shelf,

@@ -26,6 +26,8 @@ log = structlog.get_logger("keys")
 
 CACHE_S = 1.0
 CACHE_SIZE = 10_000
+AGAIN_S = 0.05
+"""What is refused by a record older than this is looked up again: its secret may be new, its expiry later."""
 USED_EVERY_S = 60.0
 """How often it is written when keys were used last."""
 
@@ -84,10 +86,11 @@ class Authenticator:
         """Who an `Authorization` header belongs to. Raises Unauthorized that says what is wrong, never whose it is."""
         parsed = claimed(header)
         known = await self._known(parsed.public_id)
-        proof = keys.secret_hash(self._server_secret, parsed.secret)
-        record, viewer, now = known.record, known.viewer, self._now()
-        right = _fits(record, proof, now)
-        if record is None or viewer is None or not right or not record.lives(now) or record.environment != parsed.environment:
+        proof, now = keys.secret_hash(self._server_secret, parsed.secret), self._now()
+        if not _is_good(known.record, parsed.environment, proof, now) and self._clock() - known.at >= AGAIN_S:
+            known = await asyncio.shield(self._look_up(parsed.public_id))
+        record, viewer = known.record, known.viewer
+        if record is None or viewer is None or not _is_good(record, parsed.environment, proof, now):
             raise Unauthorized("This API key is unknown, has expired or was revoked.")
         self._used[record.public_id] = now
         return Principal(viewer, record.public_id, record.scopes, proof)
@@ -101,8 +104,11 @@ class Authenticator:
             if known is None:
                 return True
             record = known.record
-        now = self._now()
-        return record is not None and record.lives(now) and _fits(record, principal.proof, now)
+        return record is not None and _is_good(record, record.environment, principal.proof, self._now())
+
+    def forget(self, public_id: str) -> None:
+        """The key was changed here: it need not be believed for any longer."""
+        self._cache.pop(public_id, None)
 
     async def run(self) -> None:
         """Write now and then when keys were used last, and at the end."""
@@ -161,6 +167,11 @@ def claimed(header: str | None) -> keys.Parsed:
     if parsed is None:
         raise Unauthorized(f"This is not a kvshelf key, or it was mistyped or cut. {_HOW}")
     return parsed
+
+
+def _is_good(record: ApiKey | None, environment: str, proof: str, now: float) -> bool:
+    fits = _fits(record, proof, now)
+    return record is not None and fits and record.lives(now) and record.environment == environment
 
 
 def _fits(record: ApiKey | None, proof: str, now: float) -> bool:

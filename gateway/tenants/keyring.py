@@ -46,13 +46,23 @@ class KeyChanges(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Keyring:
-    def __init__(self, store: Store, audit: AuditLog, server_secret: bytes, *, environment: str, now: Callable[[], float]) -> None:
-        """`environment`: of keys for which none is asked."""
+    def __init__(
+        self,
+        store: Store,
+        audit: AuditLog,
+        server_secret: bytes,
+        *,
+        environment: str,
+        now: Callable[[], float],
+        changed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`environment`: of keys for which none is asked. `changed` is told of each key that is not as it was."""
         self._store = store
         self._audit = audit
         self._server_secret = server_secret
         self._environment = environment
         self.now = now
+        self._tell = changed
 
     async def all(self, tenant: str | None = None) -> list[ApiKey]:
         """Every key, also those that are revoked; in the order in which they were made."""
@@ -128,7 +138,9 @@ class Keyring:
 
         tenant = (await self.get(public_id)).tenant
         entry = self._audit.entry(by, action, public_id, tenant, **details)
-        return _there(await self._store.change_key(public_id, living, entry), public_id)
+        key = _there(await self._store.change_key(public_id, living, entry), public_id)
+        self._tell(public_id)
+        return key
 
     def _checked(self, **fields: Any) -> dict[str, Any]:
         """The fields as they are stored. Raises InvalidRequest."""

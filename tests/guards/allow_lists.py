@@ -31,13 +31,6 @@ GUARDS: tuple[Guard, ...] = (
         (f"{OF_LISTS}::test_a_document_that_is_kept_from_the_key_is_answered_as_one_that_is_not_there",),
     ),
     Guard(
-        "nor among several documents",
-        CHAT,
-        "find(principal.viewer, name) for name in request.named]",
-        f"find({_ALL_OF_PRINCIPAL}, name) for name in request.named]",
-        (f"{OF_LISTS}::test_a_document_that_is_kept_from_the_key_is_answered_as_one_that_is_not_there",),
-    ),
-    Guard(
         "a question is matched with the key's documents alone",
         VIEWS,
         "for d in catalog.visible_to(viewer)]\n        visible",

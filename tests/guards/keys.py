@@ -58,14 +58,14 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "a wrong secret is refused",
         KNOWN,
-        "or not right or",
-        "or",
+        "record is not None and fits and record.lives(now)",
+        "record is not None and record.lives(now)",
         (f"{OF_KNOWN}::test_a_wrong_secret_is_not_believed_because_the_right_one_was",),
     ),
     Guard(
         "a key is good in its own environment only",
         KNOWN,
-        " or record.environment != parsed.environment",
+        " and record.environment == environment",
         "",
         (f"{OF_KEYS}::test_a_key_of_another_environment_is_unknown",),
     ),
@@ -165,8 +165,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "a stream ends with the secret that began it",
         KNOWN,
-        "return record is not None and record.lives(now) and _fits(record, principal.proof, now)",
-        "return record is not None and record.lives(now)",
+        "_is_good(record, record.environment, principal.proof, self._now())",
+        "record.lives(self._now())",
         (
             f"{OF_STREAMS}::test_a_stream_by_a_secret_that_was_replaced_ends_and_one_by_the_new_goes_on",
             f"{OF_KNOWN}::test_two_secrets_are_good_until_the_old_one_ends",

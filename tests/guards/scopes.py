@@ -91,7 +91,7 @@ GUARDS: tuple[Guard, ...] = (
         DOCUMENTS_API,
         '@post(opt=needs("write", "share"))',
         f"@post(opt=needs({ANY}))",
-        (EACH_ROUTE,),
+        (f"{OF_SCOPES}::test_what_a_key_may_not_do_is_refused_before_its_body_is_looked_at",),
     ),
     Guard(
         "changing needs `write` or `share`",

@@ -204,3 +204,15 @@ async def test_the_tenants_listener_has_no_administration(office: Office) -> Non
     for path in ("/admin/keys", "/admin/audit"):
         async with office.gateway.request("GET", path, key=office.key) as response:
             assert response.status == 404
+
+
+async def test_a_change_counts_at_once_in_the_gateway_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.tenants.authenticator.CACHE_S", 3600.0)
+    async with Gateway(tmp_path).running() as gateway:
+        office = Office(gateway, await gateway.new_key("operators", ("admin",)))
+        made = await office.create()
+        assert await office.opens(made["key"]) == 200
+        rotated = await office.call("POST", f"/admin/keys/{made['id']}/rotate", {"keep_s": 0})
+        assert [await office.opens(key) for key in (made["key"], rotated["key"])] == [401, 200]
+        await office.call("DELETE", f"/admin/keys/{made['id']}")
+        assert await office.opens(rotated["key"]) == 401

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from backends.records import ApiKey
 from gateway.errors import Unauthorized
-from gateway.tenants.authenticator import Authenticator, Principal
+from gateway.tenants.authenticator import AGAIN_S, Authenticator, Principal
 from gateway.tenants.keys import SCOPES, new_key, renewed
 from router.documents import TenantId
 from tests.fakes.gateway import SECRET, eventually
@@ -150,3 +150,23 @@ async def test_two_secrets_are_good_until_the_old_one_ends(gate: Gate, old_until
 
 async def test_a_principal_shows_no_hash(gate: Gate) -> None:
     assert repr(await gate.knock()) == f"<Principal {gate.record.public_id} of tenant-a>"
+
+
+async def test_a_new_secret_is_good_at_once_where_the_old_record_is_remembered(gate: Gate) -> None:
+    await gate.knock()
+    new, record = renewed(SECRET, gate.record)
+    await gate.store.change_key(record.public_id, lambda _: record)
+    gate.now += 2 * AGAIN_S
+    assert (await gate.authenticator.recognise(f"Bearer {new}")).key_id == record.public_id
+
+
+async def test_guessing_at_a_key_looks_it_up_so_often_and_no_more(gate: Gate) -> None:
+    guess, _ = renewed(SECRET, gate.record)
+    for _ in range(20):
+        with pytest.raises(Unauthorized):
+            await gate.authenticator.recognise(f"Bearer {guess}")
+    assert gate.store.looked_up == 1
+    gate.now += 2 * AGAIN_S
+    with pytest.raises(Unauthorized):
+        await gate.authenticator.recognise(f"Bearer {guess}")
+    assert gate.store.looked_up == 2

@@ -122,7 +122,18 @@ async def test_no_route_opens_without_its_scope_and_each_of_its_scopes_opens_it(
         assert await status(house, route, others) == 403, route
         for scope in needed:
             asked = (*route[:2], f"{route[2]}?shared=true") if scope == "share" else route
-            assert await status(house, asked, alone[scope]) not in (401, 403), (route, scope)
+            found = await status(house, asked, alone[scope])
+            assert found not in (401, 403), (route, scope)
+            assert found < 500, (route, scope)
+
+
+async def test_what_a_key_may_not_do_is_refused_before_its_body_is_looked_at(house: Gateway) -> None:
+    reader = await house.new_key("tenant-a", ("ask", "read"))
+    json = {"content-type": "application/json"}
+    assert (await house.json("POST", "/v1/documents", data=b"{", headers=json, status=400))["error"]["code"] == "invalid_request"
+    assert (await house.json("POST", "/v1/documents", data=b"{", headers=json, key=reader, status=403))["error"][
+        "code"
+    ] == "forbidden"
 
 
 async def test_a_route_that_names_no_scope_is_open_to_nobody() -> None:
