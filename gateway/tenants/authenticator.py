@@ -87,10 +87,12 @@ class Authenticator:
         parsed = claimed(header)
         known = await self._known(parsed.public_id)
         proof, now = keys.secret_hash(self._server_secret, parsed.secret), self._now()
-        if not _is_good(known.record, parsed.environment, proof, now) and self._clock() - known.at >= AGAIN_S:
+        good = _is_good(known.record, parsed.environment, proof, now)
+        if not good and self._clock() - known.at >= AGAIN_S:
             known = await asyncio.shield(self._look_up(parsed.public_id))
+            good = _is_good(known.record, parsed.environment, proof, now)
         record, viewer = known.record, known.viewer
-        if record is None or viewer is None or not _is_good(record, parsed.environment, proof, now):
+        if record is None or viewer is None or not good:
             raise Unauthorized("This API key is unknown, has expired or was revoked.")
         self._used[record.public_id] = now
         return Principal(viewer, record.public_id, record.scopes, proof)
