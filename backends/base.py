@@ -5,7 +5,7 @@ The real ones live beside this file; fakes with the same contract live in `tests
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from backends.records import ApiKey, AuditEntry
 from router.chunk_tier import ChunkKey
-from router.documents import Document, DocumentId, Owner, Salt, TenantId, Version, VersionId
+from router.documents import Document, DocumentId, Owner, Salt, Version, VersionId
 
 Vectors = NDArray[np.float32]
 """Embeddings, shape (texts, dimensions), each row of length 1."""
@@ -200,22 +201,10 @@ class Content(msgspec.Struct, frozen=True):
     embedder: str = ""
 
 
-class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A tenant's key as it is kept: never the key itself. Times are seconds since the epoch."""
-
-    public_id: str
-    tenant: TenantId
-    name: str
-    secret_hash: str
-    scopes: tuple[str, ...] = ()
-    created_at: float = 0.0
-    revoked_at: float | None = None
-
-
 class Store(Protocol):
-    """The durable truth about documents, versions and keys, and a place for small states.
+    """The durable truth about documents, versions and keys, a place for small states, and the audit log.
 
-    Each call is one transaction, durable when it returns.
+    Each call is one transaction, durable when it returns: `audit` is written with the change that it tells of, or neither is.
     """
 
     async def open(self) -> None:
@@ -232,11 +221,11 @@ class Store(Protocol):
         """Every document with its current and incoming version."""
         ...
 
-    async def put_document(self, document: Document) -> None:
+    async def put_document(self, document: Document, *audit: AuditEntry) -> None:
         """Insert or update the document's own columns and its links to versions, which are stored already."""
         ...
 
-    async def add_version(self, document: Document, version: Version, content: Content) -> None:
+    async def add_version(self, document: Document, version: Version, content: Content, *audit: AuditEntry) -> None:
         """Store a version with its content and make `document` (inserted or updated) point to it, at once."""
         ...
 
@@ -254,7 +243,7 @@ class Store(Protocol):
         """Delete a version and its content. Absent ones are no error."""
         ...
 
-    async def remove_document(self, owner: Owner, document_id: DocumentId) -> None:
+    async def remove_document(self, owner: Owner, document_id: DocumentId, *audit: AuditEntry) -> None:
         """Delete a document. Its versions stay, unlinked, until `remove_version`. An absent one is no error."""
         ...
 
@@ -262,14 +251,29 @@ class Store(Protocol):
         """Versions that no document points to: replaced or deleted, their KV perhaps not yet cleared."""
         ...
 
-    async def add_key(self, key: ApiKey) -> None: ...
+    async def add_key(self, key: ApiKey, *audit: AuditEntry) -> None: ...
 
     async def key(self, public_id: str) -> ApiKey | None: ...
 
     async def keys(self) -> list[ApiKey]: ...
 
-    async def revoke_key(self, public_id: str, at: float) -> bool:
-        """False if there is no such key."""
+    async def change_key(self, public_id: str, made: Callable[[ApiKey], ApiKey], *audit: AuditEntry) -> ApiKey | None:
+        """Put what is made of the key in its place, nobody changing it meanwhile; None if there is none. What `made` raises
+        leaves all as it was."""
+        ...
+
+    async def keys_used(self, used: Mapping[str, float]) -> None:
+        """When these keys were used last; unknown ones are ignored."""
+        ...
+
+    async def note(self, *audit: AuditEntry) -> None:
+        """Append to the audit log. Nothing changes or removes what stands there."""
+        ...
+
+    async def audit(
+        self, *, limit: int, since: float = 0.0, tenant: str | None = None, before: int | None = None
+    ) -> list[AuditEntry]:
+        """The newest entries first, at most `limit`: at or after `since`, about this tenant, numbered below `before`."""
         ...
 
     async def state(self, name: str) -> bytes | None:

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from litestar import Litestar, asgi
+from litestar import Litestar, Router, asgi
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Receive, Scope, Send
 
-from gateway.api import admin_api, routing_api, system_api
+from gateway.api import admin_api, keys_api, routing_api, system_api
 from gateway.api.asgi import request_id
 from gateway.api.documents_api import DocumentsController
 from gateway.api.jobs_api import JobsController
@@ -27,7 +27,10 @@ from gateway.errors import HANDLERS
 from gateway.graph import Graph, build
 from gateway.parts import Parts
 from gateway.server import CLOSE_STREAMS
-from gateway.tenants.authenticator import KeyMiddleware
+from gateway.tenants.doors import AdminKeyMiddleware, KeyMiddleware, needs
+from gateway.tenants.keys import SCOPES
+
+ADMIN_BODY_BYTES = 2**20
 
 
 class Apps(NamedTuple):
@@ -47,11 +50,11 @@ def _for_tenants(graph: Graph) -> Litestar:
         async with graph.running():
             yield
 
-    @asgi("/v1/chat/completions", copy_scope=False)
+    @asgi("/v1/chat/completions", copy_scope=False, opt=needs("ask"))
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
         await graph.chat(scope, receive, send)
 
-    names = ("config", "shelf", "volumes", "classifier", "second_look", "tuning", "health", "views", "moves")
+    names = ("config", "shelf", "volumes", "classifier", "second_look", "tuning", "health", "views", "moves", "streams", "audit")
     return Litestar(
         route_handlers=[
             chat_completions,
@@ -69,7 +72,7 @@ def _for_tenants(graph: Graph) -> Litestar:
         middleware=[request_id, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
-        openapi_config=OpenAPIConfig(title="kvshelf", version="0.1.0", path="/schema"),
+        openapi_config=_openapi("kvshelf", *SCOPES),
         request_max_body_size=graph.config.server.max_body_mib * 2**20,
         logging_config=None,
         state=State({CLOSE_STREAMS: graph.shelf.close}),
@@ -78,13 +81,20 @@ def _for_tenants(graph: Graph) -> Litestar:
 
 def _for_operators(graph: Graph) -> Litestar:
     return Litestar(
-        route_handlers=[admin_api.metrics, admin_api.health],
-        dependencies=_dependencies(graph, "telemetry", "health"),
-        middleware=[request_id, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
+        route_handlers=[admin_api.metrics, admin_api.health, keys_api.KeysController, keys_api.audit_log],
+        dependencies=_dependencies(graph, "telemetry", "health", "keyring", "audit"),
+        middleware=[request_id, DefineMiddleware(AdminKeyMiddleware, authenticator=graph.authenticator, audit=graph.audit)],
         exception_handlers=HANDLERS,
-        openapi_config=OpenAPIConfig(title="kvshelf for operators", version="0.1.0", path="/schema"),
+        openapi_config=_openapi("kvshelf for operators", "admin"),
+        request_max_body_size=ADMIN_BODY_BYTES,
         logging_config=None,
     )
+
+
+def _openapi(title: str, *scopes: str) -> OpenAPIConfig:
+    """The description, for whoever has one of these scopes."""
+    router = Router("/schema", route_handlers=[], opt=needs(*scopes))
+    return OpenAPIConfig(title=title, version="0.1.0", path="/schema", openapi_router=router)
 
 
 def _dependencies(graph: Graph, *names: str) -> dict[str, Any]:

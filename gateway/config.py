@@ -18,7 +18,7 @@ import msgspec
 
 from backends.settings import Model
 from gateway import strict_yaml
-from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Ram, Retention, Routing, Server, Telemetry
+from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Keys, Ram, Retention, Routing, Server, Telemetry
 from gateway.strict_yaml import ConfigError
 
 SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a secret
@@ -34,6 +34,7 @@ class Config(msgspec.Struct, frozen=True):
     """Absent: routing is lexical only."""
     server: Server = Server()
     admin: Admin = Admin()
+    keys: Keys = Keys()
     database_url: str | None = None
     """SQLAlchemy URL; by default SQLite in `data_path`. Its password may be given as ${VARIABLE}."""
     catalog: Path | None = None
@@ -85,7 +86,8 @@ def database_url(config: Config, environment: Mapping[str, str] = os.environ) ->
 def server_secret(config: Config, environment: Mapping[str, str] = os.environ) -> bytes:
     """The secret behind key hashes and cache salts: from KVSHELF_SECRET, else from the data folder's file.
 
-    The file is made at the first start, readable by its owner alone. Raises ConfigError for a weak or exposed one.
+    The file is made at the first start, readable by its owner alone. Raises ConfigError for a weak or exposed one, and for one
+    that is gone.
     Whoever changes it makes every key and every cached document unreachable.
     """
     given = environment.get(SECRET_VARIABLE)
@@ -93,20 +95,52 @@ def server_secret(config: Config, environment: Mapping[str, str] = os.environ) -
         return _strong(given.encode(), SECRET_VARIABLE)
     path = config.secret_path
     if not path.exists():
+        if problem := _lost_secret(config):
+            raise ConfigError([problem])
         _make_secret(path)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if is_exposed(path):
         raise ConfigError([f"{path}: others can read the server's secret; mend it with: chmod 600 {path}"])
     return _strong(path.read_bytes().strip(), str(path))
 
 
 def secret_problems(config: Config, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """What is wrong with the secret that is there; a missing one is made at the first start."""
+    """What is wrong with the secrets that are there; a missing one is made at the first start."""
+    problems = key_file_problems(config)
     try:
         if SECRET_VARIABLE in environment or config.secret_path.exists():
             server_secret(config, environment)
+        elif problem := _lost_secret(config):
+            problems.append(problem)
     except ConfigError as error:
-        return error.problems
-    return []
+        problems += error.problems
+    return problems
+
+
+def key_file_problems(config: Config) -> list[str]:
+    """Keys of disk tiers that others can read. The key of the engine on this machine is looked at where it is started."""
+    paths = dict.fromkeys(server.key_path for server in config.engine.kv_servers if server.key_path is not None)
+    return [
+        f"{path}: others can read the disk tier's key; mend it with: chmod 600 {path}"
+        for path in paths
+        if path.exists() and is_exposed(path)
+    ]
+
+
+def is_exposed(path: Path) -> bool:
+    """Whether others than its owner can read the file, or change it."""
+    return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
+
+
+def _lost_secret(config: Config) -> str | None:
+    """A database without the secret that its keys were made with: a new one would make all of them wrong, without a word."""
+    database = config.data_path / "kvshelf.db"
+    if config.database_url is not None or not database.exists():
+        return None
+    return (
+        f"The server's secret is gone: {SECRET_VARIABLE} is not set and {config.secret_path} is not there, but {database} is. Set "
+        f"the variable, or put the file back. To begin anew, with every API key and all KV useless: "
+        f"(umask 077; openssl rand -hex 32 > {config.secret_path})"
+    )
 
 
 def _make_secret(path: Path) -> None:

@@ -36,7 +36,10 @@ from gateway.shelf.prefixes import PrefixCache
 from gateway.shelf.reading import Reading
 from gateway.shelf.tuning import Tuning
 from gateway.shelf.volumes import Volumes
+from gateway.tenants.audit import AuditLog
 from gateway.tenants.authenticator import Authenticator
+from gateway.tenants.keyring import Keyring
+from gateway.tenants.streams import Streams
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
@@ -62,6 +65,9 @@ class Graph:
     config: Config
     telemetry: Telemetry
     authenticator: Authenticator
+    streams: Streams
+    keyring: Keyring
+    audit: AuditLog
     chat: ChatHandler
     shelf: Shelf
     volumes: Volumes
@@ -95,6 +101,8 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         config.ingestion.max_volumes,
     )
     telemetry, engine = parts.telemetry, config.engine
+    authenticator = Authenticator(parts.store, parts.secret, now=now)
+    streams, audit = Streams(authenticator), AuditLog(parts.store, now=now)
     ledger = Ledger(parts.hosts)
     ledger.weigh(parts.token_bytes)
     hosts = Hosts(parts.kv_servers, ledger, check_interval_s=engine.check_interval_s)
@@ -173,6 +181,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         gatherer,
         bookings,
         prefetcher,
+        streams,
         telemetry,
         model=config.model.name,
         max_body_bytes=config.server.max_body_mib * 2**20,
@@ -189,6 +198,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         running = [
             *(part.watch() for part in (pool, hosts, catalog_watcher)),
             *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses)),
+            *(part.run() for part in (authenticator, streams)),
             *(observer(ledger) for observer in parts.observers),
             *([describer.run()] if config.ingestion.describe else []),
         ]
@@ -203,7 +213,10 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     return Graph(
         config=config,
         telemetry=telemetry,
-        authenticator=Authenticator(parts.store, parts.secret),
+        authenticator=authenticator,
+        streams=streams,
+        keyring=Keyring(parts.store, audit, parts.secret, environment=config.keys.environment, now=now),
+        audit=audit,
         chat=chat,
         shelf=shelf,
         volumes=volumes,

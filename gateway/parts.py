@@ -23,7 +23,8 @@ from backends.store.sql_store import SqlStore
 from backends.tokenizer import ChatTokenizer
 from backends.tokenizer import load as load_tokenizer
 from backends.vllm import VllmWorker
-from gateway.config import Config, database_url, server_secret
+from gateway.config import Config, database_url, key_file_problems, server_secret
+from gateway.strict_yaml import ConfigError
 from observability.telemetry import Telemetry
 from router.residency import Ledger
 
@@ -59,6 +60,8 @@ async def open_parts(config: Config, stack: LocalStack | None = None) -> AsyncIt
     Raises ConfigError, LayoutError or StoreUnavailable that says what to mend.
     """
     secret = server_secret(config)
+    if problems := key_file_problems(config):
+        raise ConfigError(problems)
     tokenizer = load_tokenizer(config.model.path)
     async with AsyncExitStack() as cleanup:
         session = await cleanup.enter_async_context(

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from backends.settings import LocalEngine, Name, Port, Positive, PositiveFloat
+from gateway.tenants.keys import ENVIRONMENT
 from router.matching import CANDIDATES, Thresholds
 from router.policies import CHOICES, DEFAULT
 
@@ -27,6 +28,11 @@ class Admin(msgspec.Struct, frozen=True):
 
     host: str = "127.0.0.1"
     port: Port = 8001
+
+
+class Keys(msgspec.Struct, frozen=True):
+    environment: Annotated[str, Meta(pattern=ENVIRONMENT)] = "live"
+    """What keys that are made begin with (`kvs_live_…`), where none is asked for: so that people tell `test` from `live`."""
 
 
 class RemoteWorker(msgspec.Struct, frozen=True):

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from router.documents import SHARED, Document, DocumentId, Key, Owner, Salt, TenantId, Version, VersionState
+from router.documents import SHARED, Document, DocumentId, Key, Owner, Salt, Version, VersionState
 from router.errors import NotFound
+from router.viewers import Viewer
 
 
 class _Index(msgspec.Struct):
@@ -66,20 +67,21 @@ class Catalog:
     def get(self, owner: Owner, document_id: DocumentId) -> Document | None:
         return self._documents.get((owner, document_id))
 
-    def visible_to(self, tenant: TenantId) -> tuple[Document, ...]:
-        """The tenant's own documents and the shared ones that none of its own stands before, in a stable order. No volumes."""
-        own = Owner(tenant)
-        whole = (d for d in self if d.part is None)
+    def visible_to(self, viewer: Viewer) -> tuple[Document, ...]:
+        """The tenant's own documents and the shared ones that none of its own stands before, as far as the viewer may see them;
+        in a stable order. No volumes."""
+        own = Owner(viewer.tenant)
+        whole = (d for d in self if d.part is None and viewer.permits(d))
         seen = [d for d in whole if d.owner == own or (d.owner == SHARED and (own, d.id) not in self._documents)]
         return tuple(sorted(seen, key=lambda d: d.id))
 
-    def find(self, tenant: TenantId, document_id: str) -> Document:
+    def find(self, viewer: Viewer, document_id: str) -> Document:
         """The tenant's own document of this id, else the shared one.
 
-        Raises NotFound with the same words whether it does not exist or belongs to somebody else.
+        Raises NotFound with the same words whether it does not exist, belongs to somebody else or is kept from the viewer.
         """
-        found = self.get(Owner(tenant), DocumentId(document_id)) or self.get(SHARED, DocumentId(document_id))
-        if found is None or found.part is not None:
+        found = self.get(Owner(viewer.tenant), DocumentId(document_id)) or self.get(SHARED, DocumentId(document_id))
+        if found is None or found.part is not None or not viewer.permits(found):
             raise NotFound(
                 f"No document {document_id!r} in your catalog. GET /v1/documents lists what you may ask.", param="document"
             )

@@ -1,6 +1,6 @@
 """Values to rows and back.
 
-Must not run queries. The tables are in `tables.py`, the values in `router/documents.py` and `backends/base.py`.
+Must not run queries. The tables are in `tables.py`, the values in `router/documents.py` and `backends/records.py`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Select, select
 
-from backends.base import ApiKey
-from backends.store.tables import api_keys, documents, versions
+from backends.records import ApiKey, AuditEntry
+from backends.store.tables import api_keys, audit_log, documents, versions
 from router.documents import Descriptor, Document, Part, Version, VersionState
 
 Values = dict[str, Any]
@@ -99,3 +99,14 @@ def key_values(key: ApiKey) -> Values:
 
 def key_of(row: RowMapping) -> ApiKey:
     return ApiKey(**{column.name: row[column.name] for column in api_keys.c})
+
+
+def audit_values(entry: AuditEntry) -> Values:
+    """Without a number: the database gives it."""
+    fields = {name: value for name, value in msgspec.structs.asdict(entry).items() if name != "number"}
+    return {**fields, "details": msgspec.json.encode(entry.details).decode()}
+
+
+def audit_of(row: RowMapping) -> AuditEntry:
+    fields = {column.name: row[column.name] for column in audit_log.c}
+    return AuditEntry(**{**fields, "details": msgspec.json.decode(fields["details"])})

@@ -5,15 +5,20 @@ Must not know of connections, locks or the library's errors (`database.py`). The
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import msgspec
-from sqlalchemy import Table, delete, exists, func, insert, or_, select, text, update
+from sqlalchemy import Table, delete, exists, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from backends.base import ApiKey, Content
+from backends.base import Content
+from backends.records import ApiKey, AuditEntry
 from backends.store.database import Database
 from backends.store.rows import (
     Values,
+    audit_of,
+    audit_values,
     document_of,
     document_values,
     key_of,
@@ -22,7 +27,7 @@ from backends.store.rows import (
     version_of,
     version_values,
 )
-from backends.store.tables import api_keys, contents, documents, states, versions
+from backends.store.tables import api_keys, audit_log, contents, documents, states, versions
 from router.documents import Document, DocumentId, Owner, Version, VersionId
 from router.errors import NotFound, StoreUnavailable
 
@@ -58,11 +63,12 @@ class SqlStore:
             rows = await connection.execute(select_documents())
         return [document_of(row) for row in rows.mappings()]
 
-    async def put_document(self, document: Document) -> None:
+    async def put_document(self, document: Document, *audit: AuditEntry) -> None:
         async with self._database.write() as connection:
             await _put(connection, documents, document_values(document))
+            await _note(connection, audit)
 
-    async def add_version(self, document: Document, version: Version, content: Content) -> None:
+    async def add_version(self, document: Document, version: Version, content: Content, *audit: AuditEntry) -> None:
         linked = {link.id for link in (document.current, document.incoming) if link}
         if version.id not in linked:
             document = msgspec.structs.replace(document, incoming=version)
@@ -70,6 +76,7 @@ class SqlStore:
             await connection.execute(insert(versions).values(version_values(version)))
             await connection.execute(insert(contents).values(version_id=version.id, **msgspec.structs.asdict(content)))
             await _put(connection, documents, document_values(document))
+            await _note(connection, audit)
 
     async def update_version(self, version: Version) -> None:
         changed = update(versions).where(versions.c.id == version.id)
@@ -97,9 +104,10 @@ class SqlStore:
         async with self._database.write() as connection:
             await connection.execute(delete(versions).where(versions.c.id == version_id))
 
-    async def remove_document(self, owner: Owner, document_id: DocumentId) -> None:
+    async def remove_document(self, owner: Owner, document_id: DocumentId, *audit: AuditEntry) -> None:
         async with self._database.write() as connection:
             await connection.execute(delete(documents).where(documents.c.owner == owner, documents.c.id == document_id))
+            await _note(connection, audit)
 
     async def unlinked_versions(self) -> list[Version]:
         linking = exists().where(or_(documents.c.current_id == versions.c.id, documents.c.incoming_id == versions.c.id))
@@ -109,9 +117,10 @@ class SqlStore:
 
     # --- keys
 
-    async def add_key(self, key: ApiKey) -> None:
+    async def add_key(self, key: ApiKey, *audit: AuditEntry) -> None:
         async with self._database.write() as connection:
             await connection.execute(insert(api_keys).values(key_values(key)))
+            await _note(connection, audit)
 
     async def key(self, public_id: str) -> ApiKey | None:
         async with self._database.read() as connection:
@@ -124,12 +133,41 @@ class SqlStore:
             rows = await connection.execute(select(api_keys))
         return [key_of(row) for row in rows.mappings()]
 
-    async def revoke_key(self, public_id: str, at: float) -> bool:
-        """A key that was revoked before keeps its first time."""
-        revoked = update(api_keys).where(api_keys.c.public_id == public_id)
+    async def change_key(self, public_id: str, made: Callable[[ApiKey], ApiKey], *audit: AuditEntry) -> ApiKey | None:
+        of_it = api_keys.c.public_id == public_id
         async with self._database.write() as connection:
-            result = await connection.execute(revoked.values(revoked_at=func.coalesce(api_keys.c.revoked_at, at)))
-        return result.rowcount > 0
+            # Locked where the database has others who write meanwhile.
+            rows = await connection.execute(select(api_keys).where(of_it).with_for_update())
+            row = rows.mappings().one_or_none()
+            if row is None:
+                return None
+            key = made(key_of(row))
+            await connection.execute(update(api_keys).where(of_it).values(key_values(key)))
+            await _note(connection, audit)
+        return key
+
+    async def keys_used(self, used: Mapping[str, float]) -> None:
+        async with self._database.write() as connection:
+            for public_id, at in sorted(used.items()):  # in one order, or two processes could wait for one another
+                await connection.execute(update(api_keys).where(api_keys.c.public_id == public_id).values(last_used_at=at))
+
+    # --- the audit log
+
+    async def note(self, *audit: AuditEntry) -> None:
+        async with self._database.write() as connection:
+            await _note(connection, audit)
+
+    async def audit(
+        self, *, limit: int, since: float = 0.0, tenant: str | None = None, before: int | None = None
+    ) -> list[AuditEntry]:
+        wanted = select(audit_log).where(audit_log.c.at >= since).order_by(audit_log.c.number.desc()).limit(limit)
+        if tenant is not None:
+            wanted = wanted.where(audit_log.c.tenant == tenant)
+        if before is not None:
+            wanted = wanted.where(audit_log.c.number < before)
+        async with self._database.read() as connection:
+            rows = await connection.execute(wanted)
+        return [audit_of(row) for row in rows.mappings()]
 
     # --- states
 
@@ -148,3 +186,8 @@ async def _put(connection: AsyncConnection, table: Table, values: Values) -> Non
     upsert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table).values(values)
     changed = {name: upsert.excluded[name] for name in values if name not in table.primary_key.columns}
     await connection.execute(upsert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed))
+
+
+async def _note(connection: AsyncConnection, entries: Sequence[AuditEntry]) -> None:
+    for entry in entries:
+        await connection.execute(insert(audit_log).values(audit_values(entry)))

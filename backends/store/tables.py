@@ -134,7 +134,7 @@ documents = Table(
     Index(None, "incoming_id"),
 )
 
-# Column names are the field names of `backends.base.ApiKey`.
+# Column names are the field names of `backends.records.ApiKey`.
 api_keys = Table(
     "api_keys",
     metadata,
@@ -145,6 +145,27 @@ api_keys = Table(
     Column("scopes", Strings, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revoked_at", Double),
+    Column("environment", Exact, nullable=False, server_default="live"),
+    Column("expires_at", Double),
+    Column("last_used_at", Double),
+    Column("documents", Strings, nullable=False, server_default="[]"),
+    Column("tags", Strings, nullable=False, server_default="[]"),
+    Column("old_hash", Exact),
+    Column("old_until", Double),
+)
+
+# Column names are the field names of `backends.records.AuditEntry`. Triggers refuse UPDATE and DELETE (revision 0006).
+audit_log = Table(
+    "audit",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False),
+    Column("actor", Exact, nullable=False),
+    Column("origin", Exact, nullable=False),
+    Column("action", Exact, nullable=False),
+    Column("target", Exact, nullable=False),
+    Column("tenant", Exact, nullable=False),
+    Column("details", Exact, nullable=False),
 )
 
 # Small things that are rebuilt without harm, whole under a name.

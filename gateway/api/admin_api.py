@@ -1,4 +1,7 @@
-"""What operators see, on a listener of their own: metrics, and all that health knows."""
+"""What operators see, on a listener of their own: metrics, and all that health knows.
+
+Who reaches the listener may see these without a key: Prometheus and load balancers have none.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,8 @@ from litestar.di import NamedDependency
 
 from gateway.api.health import Health
 from gateway.errors import JSON
+from gateway.tenants.doors import PUBLIC
 from observability.telemetry import Telemetry
-
-PUBLIC = {"exclude_from_auth": True}
-"""Who reaches the operators' listener may see these without a key: Prometheus and load balancers have none."""
 
 
 @get("/metrics", opt=PUBLIC, include_in_schema=False, sync_to_thread=True)

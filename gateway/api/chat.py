@@ -1,6 +1,6 @@
 """The course of a question. The hot path: a raw ASGI handler, since a client that leaves must stop the engine at once.
 
-1. The key gave a Principal (`gateway/tenants/`).
+1. The key gave a Principal (`gateway/tenants/`). Should it end meanwhile, so does the answer.
 2. The body is parsed; what is not supported is refused by name.
 3. The document: named, or found by the classifier, among what the tenant may see; in doubt, by a second look.
 4. A worker is asked (`gateway/asking/asker.py`). Nothing is sent to the client before the first delta.
@@ -35,6 +35,7 @@ from gateway.errors import JSON, NotReady, Unrouted, envelope
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.tenants.authenticator import Principal
+from gateway.tenants.streams import Streams, key_ended
 from gateway.upkeep.prefetcher import Prefetcher
 from observability import telemetry as names
 from observability.telemetry import Telemetry
@@ -55,6 +56,7 @@ class ChatHandler:
         gatherer: Gatherer,
         bookings: Bookings,
         prefetcher: Prefetcher,
+        streams: Streams,
         telemetry: Telemetry,
         *,
         model: str,
@@ -68,6 +70,7 @@ class ChatHandler:
         self._gatherer = gatherer
         self._bookings = bookings
         self._prefetcher = prefetcher
+        self._streams = streams
         self._telemetry = telemetry
         self._model = model
         self._max_body_bytes = max_body_bytes
@@ -78,20 +81,22 @@ class ChatHandler:
         if scope.get("method") != "POST":
             raise MethodNotAllowedException(headers={"allow": "POST"})
         principal: Principal = scope["auth"]
-        principal.need("ask")
         raw = await read_body(receive, self._max_body_bytes)
-        with self._telemetry.tracer.start_as_current_span(names.QUESTION_SPAN) as span:
+        span_of_it = self._telemetry.tracer.start_as_current_span(names.QUESTION_SPAN)
+        with span_of_it as span, self._streams.watched(principal) as key_is_over:
             course = Course(span)
             answering = asyncio.ensure_future(self._answer(principal, raw, no_cache(scope), course, send))
             gone = asyncio.ensure_future(disconnected(receive))
             try:
-                await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((answering, gone, key_is_over), return_when=asyncio.FIRST_COMPLETED)
                 if not answering.done():
-                    course.outcome = "client_gone"
+                    course.outcome = "key_ended" if key_is_over.done() else "client_gone"
                     answering.cancel()
                     await asyncio.wait((answering,))
                 if not answering.cancelled():
                     answering.result()
+                elif key_is_over.done():
+                    await _end(course, send)
             finally:
                 for task in (answering, gone):
                     task.cancel()
@@ -119,7 +124,7 @@ class ChatHandler:
         self, principal: Principal, request: ChatRequest, question: Question, course: Course, send: Send
     ) -> None:
         self._gatherer.check_number(len(request.named))
-        documents = [self._shelf.catalog.find(principal.tenant, name) for name in request.named]
+        documents = [self._shelf.catalog.find(principal.viewer, name) for name in request.named]
         with ExitStack() as leases:
             several = []
             for document in documents:
@@ -133,25 +138,25 @@ class ChatHandler:
         """The document and the version that answers. Raises NotFound, Unrouted or NotReady."""
         score: float | None = None
         if request.named:
-            document = self._shelf.catalog.find(principal.tenant, request.named[0])
+            document = self._shelf.catalog.find(principal.viewer, request.named[0])
         else:
             decision = await self._classifier.find(
-                self._shelf.catalog, principal.tenant, request.questions, leading=self._prefetcher.hint
+                self._shelf.catalog, principal.viewer, request.questions, leading=self._prefetcher.hint
             )
-            decision = await self._second_look.take(decision, principal.tenant, request.questions[-1])
+            decision = await self._second_look.take(decision, principal.viewer, request.questions[-1])
             if not isinstance(decision, Route):
                 raise _unrouted(decision)
-            document, score = self._shelf.catalog.find(principal.tenant, decision.document), decision.score
+            document, score = self._shelf.catalog.find(principal.viewer, decision.document), decision.score
         return await self._part(principal, request, document, score)
 
     async def _part(self, principal: Principal, request: ChatRequest, document: Document, score: float | None) -> Chosen:
         """What answers for the document: itself, or the volume that the question is about. Raises NotReady."""
         while True:
             catalog = self._shelf.catalog
-            document = catalog.find(principal.tenant, document.id)
+            document = catalog.find(principal.viewer, document.id)
             if document.current is not None or not document.volumes:
                 return Chosen(document, await self._answering(document), score)
-            best = await self._classifier.volume(catalog, principal.tenant, document, request.questions)
+            best = await self._classifier.volume(catalog, principal.viewer, document, request.questions)
             # The document may have got other volumes meanwhile: then it is one of these.
             now, volume = (self._shelf.catalog.get(document.owner, name) for name in (document.id, best.id))
             if now is not None and now.current is None and volume is not None and best.id in now.volumes:
@@ -200,6 +205,7 @@ class ChatHandler:
             gathered = [delta async for delta in deltas]
             course.usage = next((d.usage for d in reversed(gathered) if d.usage), course.usage)
             payload = shaper.whole(gathered, _total(course.usage, sources), sources)
+            course.sent = "head"
             await send_in_time(
                 send, {"type": "http.response.start", "status": 200, "headers": [*headers, *entity(JSON, len(payload))]}
             )
@@ -209,6 +215,7 @@ class ChatHandler:
         await send_in_time(
             send, {"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-type", b"text/event-stream")]}
         )
+        course.sent = "stream"
         await send_in_time(send, {"type": "http.response.body", "body": shaper.opening(sources), "more_body": True})
         try:
             async for delta in deltas:
@@ -218,13 +225,26 @@ class ChatHandler:
         except KvshelfError as error:
             # The status line is gone: one event says it, and no [DONE] follows.
             log.warning("answer_broken_off", document=asked, error=str(error))
-            event = b"data: " + msgspec.json.encode(envelope(error)) + b"\n\n"
-            await send_in_time(send, {"type": "http.response.body", "body": event, "more_body": False})
+            await _send_error(error, send)
             return "broken_off"
         include_usage = request.stream_options is not None and request.stream_options.include_usage
         ending = (shaper.usage(_total(course.usage, sources)) if include_usage else b"") + shaper.end()
         await send_in_time(send, {"type": "http.response.body", "body": ending, "more_body": False})
         return "ok"
+
+
+async def _end(course: Course, send: Send) -> None:
+    """End an answer whose key has ended. Raises Unauthorized while nothing was sent."""
+    if course.sent == "nothing":
+        raise key_ended()
+    if course.sent == "stream":
+        await _send_error(key_ended(), send)
+
+
+async def _send_error(error: KvshelfError, send: Send) -> None:
+    """The last event of a stream."""
+    event = b"data: " + msgspec.json.encode(envelope(error)) + b"\n\n"
+    await send_in_time(send, {"type": "http.response.body", "body": event, "more_body": False})
 
 
 def _total(usage: Usage, sources: Sequence[Source]) -> Usage:

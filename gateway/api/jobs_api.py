@@ -12,12 +12,16 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
+from gateway.errors import envelope
 from gateway.shelf.documents import Shelf
 from gateway.tenants.authenticator import Principal
+from gateway.tenants.doors import needs
+from gateway.tenants.streams import Streams, key_ended
 from gateway.upkeep.moves import Move, Moves
 from router.catalog import Catalog
-from router.documents import Document, DocumentId, TenantId, Version, VersionState, content_digest
+from router.documents import Document, DocumentId, Version, VersionState, content_digest
 from router.errors import NotFound
+from router.viewers import Viewer
 
 ENDED = ("ready", "done", "failed")
 
@@ -50,13 +54,14 @@ class JobList(msgspec.Struct, frozen=True):
 class JobsController(Controller):
     path = "/v1/jobs"
     tags = ("documents",)
+    opt = needs("read")
 
     @get()
     async def list_jobs(
         self, shelf: NamedDependency[Shelf], moves: NamedDependency[Moves], request: Request[Any, Principal, Any]
     ) -> JobList:
         """What is being read and moved now of the documents that this key's tenant may ask, and the moves of late; newest first."""
-        jobs = list(_jobs(shelf, moves, request.auth.tenant).values())
+        jobs = list(_jobs(shelf, moves, request.auth.viewer).values())
         return JobList(sorted(jobs, key=lambda job: job.created_at, reverse=True))
 
     @get("/{job_id:str}")
@@ -67,7 +72,7 @@ class JobsController(Controller):
         moves: NamedDependency[Moves],
         request: Request[Any, Principal, Any],
     ) -> JobView:
-        return _find(shelf, moves, request.auth.tenant, job_id)
+        return _find(shelf, moves, request.auth.viewer, job_id)
 
     @get("/{job_id:str}/events")
     async def follow_job(
@@ -75,11 +80,15 @@ class JobsController(Controller):
         job_id: FromPath[str],
         shelf: NamedDependency[Shelf],
         moves: NamedDependency[Moves],
+        streams: NamedDependency[Streams],
         request: Request[Any, Principal, Any],
     ) -> ServerSentEvent:
-        """The job as server-sent events: `progress` at each change, then one `ready`, `done`, `failed` or `gone`."""
-        _find(shelf, moves, request.auth.tenant, job_id)
-        return ServerSentEvent(_events(shelf, moves, request.auth.tenant, job_id))
+        """The job as server-sent events: `progress` at each change, then one `ready`, `done`, `failed` or `gone`.
+
+        An `error` where the key ends meanwhile.
+        """
+        _find(shelf, moves, request.auth.viewer, job_id)
+        return ServerSentEvent(_events(shelf, moves, streams, request.auth, job_id))
 
 
 def reading_view(document: Document, version: Version) -> JobView:
@@ -141,8 +150,8 @@ def move_view(move: Move) -> JobView:
     )
 
 
-def _jobs(shelf: Shelf, moves: Moves, tenant: TenantId) -> dict[str, JobView]:
-    visible = shelf.catalog.visible_to(tenant)
+def _jobs(shelf: Shelf, moves: Moves, viewer: Viewer) -> dict[str, JobView]:
+    visible = shelf.catalog.visible_to(viewer)
     readings = [reading_view(document, version) for document in visible if (version := document.incoming) is not None]
     readings += [job for document in visible if (job := edition_view(shelf.catalog, document)) is not None]
     keys = {(document.owner, document.id) for document in visible}
@@ -150,8 +159,8 @@ def _jobs(shelf: Shelf, moves: Moves, tenant: TenantId) -> dict[str, JobView]:
     return {job.id: job for job in (*readings, *moved)}
 
 
-def _find(shelf: Shelf, moves: Moves, tenant: TenantId, job_id: str) -> JobView:
-    visible = shelf.catalog.visible_to(tenant)
+def _find(shelf: Shelf, moves: Moves, viewer: Viewer, job_id: str) -> JobView:
+    visible = shelf.catalog.visible_to(viewer)
     for document in visible:
         for version in document.versions:
             if version.id == job_id:
@@ -165,29 +174,35 @@ def _find(shelf: Shelf, moves: Moves, tenant: TenantId, job_id: str) -> JobView:
     raise NotFound(f"No job {job_id!r}. The document that it was about may have been replaced or removed since.", param="job")
 
 
-async def _events(shelf: Shelf, moves: Moves, tenant: TenantId, job_id: str) -> AsyncIterator[ServerSentEventMessage]:
+async def _events(
+    shelf: Shelf, moves: Moves, streams: Streams, principal: Principal, job_id: str
+) -> AsyncIterator[ServerSentEventMessage]:
     shown: JobView | None = None
-    while not shelf.closed:
-        changes = shelf.change, moves.change
-        try:
-            job = _find(shelf, moves, tenant, job_id)
-        except NotFound:
-            yield ServerSentEventMessage(event="gone", data="{}")
-            return
-        if job != shown:
-            ended = job.state in ENDED
-            yield ServerSentEventMessage(event=job.state if ended else "progress", data=msgspec.json.encode(job).decode())
-            if ended:
+    with streams.watched(principal) as key_is_over:
+        while not shelf.closed:
+            changes = shelf.change, moves.change
+            if key_is_over.done():
+                yield ServerSentEventMessage(event="error", data=msgspec.json.encode(envelope(key_ended())).decode())
                 return
-            shown = job
-        await _either(*changes)
+            try:
+                job = _find(shelf, moves, principal.viewer, job_id)
+            except NotFound:
+                yield ServerSentEventMessage(event="gone", data="{}")
+                return
+            if job != shown:
+                ended = job.state in ENDED
+                yield ServerSentEventMessage(event=job.state if ended else "progress", data=msgspec.json.encode(job).decode())
+                if ended:
+                    return
+                shown = job
+            await _either(*changes, over=key_is_over)
 
 
-async def _either(*events: asyncio.Event) -> None:
-    """Return when one of them is set."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+async def _either(*events: asyncio.Event, over: asyncio.Future[None]) -> None:
+    """Return when one of the events is set, or `over` is done."""
+    waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*waiting, over], return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in waiting:
             task.cancel()

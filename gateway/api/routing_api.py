@@ -11,10 +11,12 @@ from msgspec import Meta
 
 from gateway.api.documents_api import decode
 from gateway.asking.second_look import SecondLook
+from gateway.errors import Forbidden
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.shelf.tuning import MAX_QUESTIONS, Fitted, Tuning
 from gateway.tenants.authenticator import Principal
+from gateway.tenants.doors import needs
 from router.evaluation import Labelled
 from router.matching import Match, Route
 
@@ -47,7 +49,7 @@ class Reset(msgspec.Struct, frozen=True):
     was_fitted: bool
 
 
-@post("/v1/route", status_code=200, tags=["routing"])
+@post("/v1/route", status_code=200, tags=["routing"], opt=needs("ask"))
 async def route(
     shelf: NamedDependency[Shelf],
     classifier: NamedDependency[Classifier],
@@ -55,32 +57,37 @@ async def route(
     request: Request[Any, Principal, Any],
 ) -> RouteView:
     """Which document a question would go to, with the candidates and their scores. Asks the engine for a second look only."""
-    request.auth.need("ask")
     asked = decode(await request.body(), RouteRequest)
     catalog, turns = shelf.catalog, (*asked.earlier, asked.question)
-    decision = await classifier.find(catalog, request.auth.tenant, turns)
+    decision = await classifier.find(catalog, request.auth.viewer, turns)
     if asked.second_look:
-        decision = await second_look.take(decision, request.auth.tenant, asked.question)
+        decision = await second_look.take(decision, request.auth.viewer, asked.question)
     found = decision if isinstance(decision, Route) else None
     tag = str(type(decision).__struct_config__.tag)
     if found is None:
         return RouteView(tag, None, None, decision.candidates)
-    document, volume = catalog.find(request.auth.tenant, found.document), None
+    document, volume = catalog.find(request.auth.viewer, found.document), None
     if document.current is None and document.volumes:
-        volume = document.volumes.index((await classifier.volume(catalog, request.auth.tenant, document, turns)).id) + 1
+        volume = document.volumes.index((await classifier.volume(catalog, request.auth.viewer, document, turns)).id) + 1
     return RouteView(tag, found.document, found.score, decision.candidates, volume)
 
 
-@post("/v1/route/fit", status_code=200, tags=["routing"])
+@post("/v1/route/fit", status_code=200, tags=["routing"], opt=needs("write"))
 async def fit(shelf: NamedDependency[Shelf], tuning: NamedDependency[Tuning], request: Request[Any, Principal, Any]) -> Fitted:
     """Fit this tenant's routing to labelled questions, say what that gives on questions held out, and keep it if it is better."""
-    request.auth.need("documents")
+    _need_all(request.auth)
     asked = decode(await request.body(), FitRequest)
-    return await tuning.fit(shelf.catalog, request.auth.tenant, asked.questions)
+    return await tuning.fit(shelf.catalog, request.auth.viewer, asked.questions)
 
 
-@delete("/v1/route/fit", status_code=200, tags=["routing"])
+@delete("/v1/route/fit", status_code=200, tags=["routing"], opt=needs("write"))
 async def reset(tuning: NamedDependency[Tuning], request: Request[Any, Principal, Any]) -> Reset:
     """Back to the parameters that kvshelf ships."""
-    request.auth.need("documents")
+    _need_all(request.auth)
     return Reset(await tuning.reset(request.auth.tenant))
+
+
+def _need_all(principal: Principal) -> None:
+    """Raises Forbidden for a key that sees a part of its tenant's documents only: routing is fitted for all of them."""
+    if principal.viewer.is_narrow:
+        raise Forbidden("This key is narrowed to some documents, and routing is fitted for all of its tenant's.")

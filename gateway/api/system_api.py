@@ -9,8 +9,7 @@ from litestar.di import NamedDependency
 from gateway.api.health import Health
 from gateway.config import Config
 from gateway.errors import JSON
-
-PUBLIC = {"exclude_from_auth": True}
+from gateway.tenants.doors import PUBLIC, needs
 
 
 class ModelView(msgspec.Struct, frozen=True):
@@ -26,7 +25,7 @@ class ModelList(msgspec.Struct, frozen=True):
     object: str = "list"
 
 
-@get("/v1/models", tags=["models"])
+@get("/v1/models", tags=["models"], opt=needs("ask"))
 async def models(config: NamedDependency[Config]) -> ModelList:
     return ModelList([ModelView(config.model.name, config.model.context_tokens)])
 

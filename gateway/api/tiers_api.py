@@ -15,6 +15,7 @@ from gateway.api.documents_api import decode
 from gateway.api.jobs_api import JobView, move_view
 from gateway.shelf.documents import Shelf
 from gateway.tenants.authenticator import Principal
+from gateway.tenants.doors import needs
 from gateway.upkeep.moves import Move, Moves
 from router.documents import SHARED, Document
 from router.errors import InvalidRequest
@@ -40,6 +41,7 @@ class Evicting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TiersController(Controller):
     path = "/v1/documents/{document_id:str}"
     tags = ("documents",)
+    opt = needs("write", "share")
 
     @post("/warm", status_code=202)
     async def warm(
@@ -83,8 +85,8 @@ def _move(shelf: Shelf, moves: Moves, document: Document, start: Callable[[Docum
 
 def _changeable(shelf: Shelf, principal: Principal, document_id: str) -> Document:
     """The document, if this key may move its KV: also one that the operator's catalog file declares."""
-    document = shelf.catalog.find(principal.tenant, document_id)
-    principal.need("share" if document.owner == SHARED else "documents")
+    document = shelf.catalog.find(principal.viewer, document_id)
+    principal.need("share" if document.owner == SHARED else "write")
     return document
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 from opentelemetry.trace import Span, StatusCode
@@ -49,6 +50,8 @@ class Course:
         self.gpu_tokens = 0
         """How much of the prefix was believed to be on the worker's GPU tier when it was asked."""
         self.outcome = "error"
+        self.sent: Literal["nothing", "head", "stream"] = "nothing"
+        """What the client has of the answer: nothing, an answer that is sent whole, or the beginning of a stream."""
 
     def first_token(self) -> None:
         self.first_token_s = time.perf_counter() - self.started
@@ -93,7 +96,7 @@ class Course:
                 telemetry.first_token.record(self.first_token_s, {names.TIER: tier})
             span.set_attribute(names.FIRST_TOKEN_S, self.first_token_s)
         self._report_usage(telemetry)
-        if self.outcome not in ("ok", "client_gone"):
+        if self.outcome not in ("ok", "client_gone", "key_ended"):
             span.set_status(StatusCode.ERROR)
 
     def _report_usage(self, telemetry: Telemetry) -> None:

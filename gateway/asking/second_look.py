@@ -21,13 +21,14 @@ from gateway.shelf.documents import Shelf
 from gateway.shelf.prefixes import PrefixCache
 from gateway.shelf.reading import Reading
 from observability.telemetry import OUTCOME, Telemetry
-from router.documents import DocumentId, TenantId, Version, VersionState
+from router.documents import DocumentId, Version, VersionState
 from router.errors import KvshelfError, NotFound
 from router.matching import Decision, Match, Route
 from router.prompts import suffix_ids
 from router.residency import Ledger
 from router.second_look import ALTERNATIVES, doubtful, reconsidered, verdict, wording
 from router.upstream import Sampling, body
+from router.viewers import Viewer
 
 log = structlog.get_logger("second_look")
 
@@ -53,17 +54,17 @@ class SecondLook:
         self._telemetry = telemetry
         self._routing = routing
 
-    async def take(self, decision: Decision, tenant: TenantId, question: str) -> Decision:
+    async def take(self, decision: Decision, viewer: Viewer, question: str) -> Decision:
         """The decision about this question, after a second look where one is worth while and can be had."""
         limits = self._routing.second_look
         if limits is None or not doubtful(decision, lead_below=limits.lead_below):
             return decision
-        outcome, found = await self._look(limits, decision, tenant, question)
+        outcome, found = await self._look(limits, decision, viewer, question)
         self._telemetry.second_looks.add(1, {OUTCOME: outcome})
         return found
 
-    async def _look(self, limits: Limits, decision: Decision, tenant: TenantId, question: str) -> tuple[str, Decision]:
-        warm = self._warm(decision.candidates[: limits.candidates], tenant)
+    async def _look(self, limits: Limits, decision: Decision, viewer: Viewer, question: str) -> tuple[str, Decision]:
+        warm = self._warm(decision.candidates[: limits.candidates], viewer)
         if len(warm) < 2:
             return "cold", decision  # of one alone it could not be told from its habit
         turns = ({"role": "user", "content": wording(question)},)
@@ -82,12 +83,12 @@ class SecondLook:
         found = reconsidered(decision, verdicts, self._routing)
         return "decided" if isinstance(found, Route) else "undecided", found
 
-    def _warm(self, candidates: Sequence[Match], tenant: TenantId) -> dict[DocumentId, Version]:
+    def _warm(self, candidates: Sequence[Match], viewer: Viewer) -> dict[DocumentId, Version]:
         """Those of the candidates that can be asked without anything being read."""
         found = {}
         for match in candidates:
             try:
-                document = self._shelf.catalog.find(tenant, match.document)
+                document = self._shelf.catalog.find(viewer, match.document)
             except NotFound:
                 continue  # removed meanwhile
             version = document.current

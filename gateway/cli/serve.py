@@ -22,15 +22,17 @@ from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
 from gateway.app import create_apps
 from gateway.cli import key_file as key_files
-from gateway.config import Config, database_url, load, secret_problems
+from gateway.cli.desk import operator
+from gateway.config import Config, database_url, is_exposed, load, secret_problems
+from gateway.errors import Unauthorized
 from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
-from gateway.tenants import keys
+from gateway.tenants.audit import AuditLog
 from gateway.tenants.authenticator import Authenticator
+from gateway.tenants.keyring import Keyring, NewKey
 from gateway.tiers.disk_keeper import GIB
-from router.documents import TenantId
 from router.errors import KvshelfError
 from router.prompts import derive
 
@@ -38,6 +40,7 @@ OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 
 ConfigPath = click.Path(path_type=Path, dir_okay=False)
+DEMO_SCOPES = ("ask", "read", "write", "share")
 
 
 @click.command()
@@ -183,7 +186,8 @@ async def _serve(config: Config, stack: LocalStack | None, key_file: Path | None
                 return
         parts = await cleanup.enter_async_context(open_parts(config, stack))
         # Before the first request can be made: whoever waits for the gateway finds the key there.
-        key = await demo_key(parts.store, parts.secret, key_file) if key_file is not None else None
+        environment = config.keys.environment
+        key = await demo_key(parts.store, parts.secret, key_file, environment=environment) if key_file is not None else None
         apps = create_apps(config, parts)
         server, admin = GatewayServer(apps.tenants), GatewayServer(apps.operators)
         serving = asyncio.ensure_future(server.serve(sockets=[for_tenants]))
@@ -220,16 +224,28 @@ async def _unless(stop: asyncio.Event, work: Awaitable[None]) -> bool:
     return True
 
 
-async def demo_key(store: Store, secret: bytes, path: Path) -> str:
-    """The key in `path`, made and stored there where there is none that still works."""
-    kept = ""
+async def demo_key(store: Store, secret: bytes, path: Path, *, environment: str = "live") -> str:
+    """The key in `path`, made and stored there where there is none that still works.
+
+    Raises ConfigError where others can read one that does.
+    """
+    kept, principal = "", None
     with suppress(FileNotFoundError):
         kept = await key_files.read(path)
-    with suppress(KvshelfError):
-        await Authenticator(store, secret).recognise(f"Bearer {kept}")
+    with suppress(Unauthorized):
+        principal = await Authenticator(store, secret).recognise(f"Bearer {kept}")
+    if principal is not None:
+        if is_exposed(path):
+            raise ConfigError(
+                [
+                    f"{path}: others can read the API key in it. Mend it with: chmod 600 {path}, or delete the file to have another "
+                    f"key made; if anybody may have read it: kvshelf keys revoke CONFIG {principal.key_id}"
+                ]
+            )
         return kept
-    key, record = keys.new_key(secret, TenantId("demo"), name="demo", scopes=keys.SCOPES, now=time.time())
-    await store.add_key(record)
+    audit = AuditLog(store, now=time.time)
+    keyring = Keyring(store, audit, secret, environment=environment, now=time.time)
+    key, _ = await keyring.create(operator(), NewKey(tenant="demo", name="demo", scopes=DEMO_SCOPES))
     await key_files.write(path, key)
     return key
 

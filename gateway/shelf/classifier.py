@@ -1,4 +1,4 @@
-"""Finds the document a question is about, among those that its tenant may see.
+"""Finds the document a question is about, among those that whoever asks it may see.
 
 What stands for the documents is in `views.py`, what speaks for each in `index.py`; deciding is `router/matching.py`'s, and
 whether a conversation stays `router/conversation.py`'s. Without an embedding model, or while it fails, matching is lexical alone.
@@ -29,6 +29,7 @@ from router.errors import KvshelfError, StoreUnavailable
 from router.evaluation import Labelled
 from router.fitting import Example
 from router.matching import Ambiguous, Decision, Matching, NoMatch, Route, Thresholds, decide, scores
+from router.viewers import Viewer
 
 log = structlog.get_logger("classifier")
 
@@ -91,7 +92,7 @@ class Classifier:
     def forget(self, version_id: VersionId) -> None:
         self._views.forget(version_id)
 
-    async def find(self, catalog: Catalog, tenant: TenantId, turns: Sequence[str], leading: Leading = lambda _: None) -> Decision:
+    async def find(self, catalog: Catalog, viewer: Viewer, turns: Sequence[str], leading: Leading = lambda _: None) -> Decision:
         """What to do with a question that names no document. `turns`: what the user said so far, the question last.
 
         `leading` is told which documents lead, each with how likely it is the one: by words alone while the question is being
@@ -101,11 +102,11 @@ class Classifier:
         turns = [shortened(turn, QUESTION_CHARACTERS) for turn in turns[-TURNS:]]
         decision: Decision = NoMatch(())
         asked: list[Vectors] | None = None
-        index = await self._views.of(catalog, tenant)
+        index = await self._views.of(catalog, viewer)
         if len(index):
-            matching = await self._matchings.get(tenant)
+            matching = await self._matchings.get(viewer.tenant)
             leading(_leaders(index, self._decide(index, turns[-1], None, matching)))
-            index, asked = await self._asked(index, catalog, tenant, turns)
+            index, asked = await self._asked(index, catalog, viewer, turns)
             async with self._one_a_turn:
                 await asyncio.sleep(0)
             about: Document | None = None
@@ -121,7 +122,7 @@ class Classifier:
         self._telemetry.routes.add(1, {OUTCOME: str(type(decision).__struct_config__.tag), EVIDENCE: by})
         return decision
 
-    async def volume(self, catalog: Catalog, tenant: TenantId, document: Document, turns: Sequence[str]) -> Document:
+    async def volume(self, catalog: Catalog, viewer: Viewer, document: Document, turns: Sequence[str]) -> Document:
         """The volume of the document that a conversation's last question is about: the best one, however little it leads.
 
         Each question counts half as much as the one after it. Ties go to the volume that comes first in the text.
@@ -130,8 +131,8 @@ class Classifier:
         if len(index) < 2:
             return (*index.documents, *catalog.answering(document))[0]
         turns = [shortened(turn, QUESTION_CHARACTERS) for turn in turns[-TURNS:]]
-        asked = await self._embed_turns(tenant, turns)
-        matching = await self._matchings.get(tenant)
+        asked = await self._embed_turns(viewer.tenant, turns)
+        matching = await self._matchings.get(viewer.tenant)
         total = np.zeros(len(index), dtype=np.float32)
         for number, turn in enumerate(turns):
             total /= 2
@@ -141,18 +142,18 @@ class Classifier:
                 total[named] += 1
         return index.documents[int(np.argmax(total))]
 
-    async def documents(self, catalog: Catalog, tenant: TenantId) -> tuple[Document, ...]:
-        """Those of the tenant's that a question may find."""
-        return (await self._views.of(catalog, tenant)).documents
+    async def documents(self, catalog: Catalog, viewer: Viewer) -> tuple[Document, ...]:
+        """Those that a question of the viewer's may find."""
+        return (await self._views.of(catalog, viewer)).documents
 
     async def examples(
-        self, catalog: Catalog, tenant: TenantId, labelled: Sequence[Labelled]
+        self, catalog: Catalog, viewer: Viewer, labelled: Sequence[Labelled]
     ) -> tuple[tuple[Document, ...], list[Example]]:
-        """What the tenant's documents are, and what speaks for each of them by these questions."""
+        """What the viewer's documents are, and what speaks for each of them by these questions."""
         questions = [shortened(one.question, QUESTION_CHARACTERS) for one in labelled]
         asked = await self._embed(tuple(questions))
-        index = await self._completed(await self._views.of(catalog, tenant), catalog, tenant, asked)
-        matching = await self._matchings.get(tenant)
+        index = await self._completed(await self._views.of(catalog, viewer), catalog, viewer, asked)
+        matching = await self._matchings.get(viewer.tenant)
         places = {document.id: place for place, document in enumerate(index.documents)}
 
         def told() -> list[Example]:
@@ -171,22 +172,22 @@ class Classifier:
         return decide(index.documents, evidence, len(words), matching, self._thresholds, named=index.named(question))
 
     async def _asked(
-        self, index: Index, catalog: Catalog, tenant: TenantId, turns: Sequence[str]
+        self, index: Index, catalog: Catalog, viewer: Viewer, turns: Sequence[str]
     ) -> tuple[Index, list[Vectors] | None]:
         """The turns' vectors (None where they can't be had), and the index: a new one where it lacked vectors."""
-        asked = await self._embed_turns(tenant, turns)
-        return await self._completed(index, catalog, tenant, asked), asked
+        asked = await self._embed_turns(viewer.tenant, turns)
+        return await self._completed(index, catalog, viewer, asked), asked
 
-    async def _completed(self, index: Index, catalog: Catalog, tenant: TenantId, asked: object | None) -> Index:
+    async def _completed(self, index: Index, catalog: Catalog, viewer: Viewer, asked: object | None) -> Index:
         """A new index where this one lacks vectors although the embedding model is there."""
         if asked is None or index.is_embedded:
             return index
         answering = (one for document in index.documents for one in catalog.answering(document))
         await self._complete([one.current.id for one in answering if one.current is not None])
-        return await self._views.of(catalog, tenant)
+        return await self._views.of(catalog, viewer)
 
     async def _complete(self, versions: Sequence[VersionId]) -> None:
-        """Embed what was learnt while the embedding model was away: until then all of a tenant's routing is lexical."""
+        """Embed what was learnt while the embedding model was away: until then all of its viewers' routing is lexical."""
         for version_id in versions:
             before = self._views.get(version_id)
             if before is None or before.vectors is not None or (vectors := await self._embed(before.texts)) is None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
 from backends.base import Store
+from backends.records import AuditEntry
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.reading import Reading, readable
 from router.catalog import Catalog
@@ -46,7 +47,6 @@ class Shelf:
         self._locks: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.change = asyncio.Event()
         """Set at the next change, progress of readings included. Take it, look at the catalog, then wait for it."""
-
         self.closed = False
 
     def __repr__(self) -> str:
@@ -98,12 +98,14 @@ class Shelf:
         retention: Retention = KEPT,
         needs_room: bool = True,
         part: Part | None = None,
+        audit: Sequence[AuditEntry] = (),
     ) -> Document:
         """Make this text the document's content: a new document, a new version, or nothing where it is the same.
 
         The version that answers goes on answering until the new one is ready. Raises InvalidRequest for an empty
         text and a retention that can't be, NotText for a text with NULs, DocumentTooLong for one that leaves no room to
         answer, and StorageFull where the disk tier has none (unless its room isn't needed at once). `part`: of a new volume.
+        `audit`: what is told of it, stored with it, here and below.
         """
         text = readable(raw)
         digest = content_digest(text)
@@ -115,11 +117,19 @@ class Shelf:
                 if same == before:
                     return before
                 is_told = same.descriptor != before.descriptor or same.incoming is not before.incoming
-                return await self._save(replace(same, updated_at=now), text if is_told else "")
+                return await self._save(replace(same, updated_at=now), text if is_told else "", audit)
             before = before or Document(owner=owner, id=document_id, descriptor=descriptor, part=part)
-            return await self._add(before, text, descriptor, source, retention, needs_room=needs_room)
+            return await self._add(before, text, descriptor, source, retention, needs_room=needs_room, audit=audit)
 
-    async def amend(self, owner: Owner, document_id: DocumentId, *, retention: Retention = KEPT, **descriptor: Any) -> Document:
+    async def amend(
+        self,
+        owner: Owner,
+        document_id: DocumentId,
+        *,
+        retention: Retention = KEPT,
+        audit: Sequence[AuditEntry] = (),
+        **descriptor: Any,
+    ) -> Document:
         """Change fields of the descriptor, and the retention. Raises NotFound, and InvalidRequest for what can't be."""
         async with self._locks[owner, document_id]:
             before = self.catalog.get(owner, document_id)
@@ -129,7 +139,7 @@ class Shelf:
             document = replace(changed(retain(before, retention, now=now), descriptor), updated_at=now)
             version = document.answering if descriptor else None  # retention is nothing that routing has to learn
             text = (await self._store.content(version.id)).text if version is not None else ""
-            return await self._save(document, text)
+            return await self._save(document, text, audit)
 
     async def describe(self, owner: Owner, document_id: DocumentId, version_id: VersionId, written: Written) -> None:
         """Take in what the engine wrote of a version, where it is still lacking. Nothing happens to one that answers no more."""
@@ -154,7 +164,11 @@ class Shelf:
             log.warning("expiry_not_moved", document=document_id, error=str(error))
 
     async def change_to(
-        self, owner: Owner, document_id: DocumentId, made: Callable[[Document | None], Document | None]
+        self,
+        owner: Owner,
+        document_id: DocumentId,
+        made: Callable[[Document | None], Document | None],
+        audit: Sequence[AuditEntry] = (),
     ) -> Document | None:
         """Put what is made of the document in its place, unless that is None or the same; what is there then."""
         found = self.catalog.get(owner, document_id)
@@ -163,13 +177,13 @@ class Shelf:
         async with self._locks[owner, document_id]:
             found = self.catalog.get(owner, document_id)
             document = made(found)
-            return found if document is None or document == found else await self._save(document, "")
+            return found if document is None or document == found else await self._save(document, "", audit)
 
-    async def remove(self, owner: Owner, document_id: DocumentId) -> None:
+    async def remove(self, owner: Owner, document_id: DocumentId, *audit: AuditEntry) -> None:
         """Take the document out of the catalog; its KV and text go once no question uses them. An absent one is no error."""
         async with self._locks[owner, document_id]:
             document = self.catalog.get(owner, document_id)
-            await self._store.remove_document(owner, document_id)
+            await self._store.remove_document(owner, document_id, *audit)
             if document is not None:
                 self.catalog = self.catalog.without(owner, document_id)
                 self._announce()
@@ -218,6 +232,7 @@ class Shelf:
         retention: Retention,
         *,
         needs_room: bool,
+        audit: Sequence[AuditEntry] = (),
     ) -> Document:
         """Make a version of this text for the document, whose lock is held. Raises as `put` does."""
         version, content = await asyncio.to_thread(self._reading.version, before.owner, before.id, text, self.now())
@@ -228,7 +243,7 @@ class Shelf:
         document = replace(document, source=source, incoming=version, coming=(), updated_at=now)
         document = replace(document, created_at=before.created_at or now)
         document = retain(document, retention, now=now, new_content=is_new(version.digest, before))
-        await self._store.add_version(document, version, content)
+        await self._store.add_version(document, version, content, *audit)
         self._show(document)
         log.info("version_added", document=before.id, version=version.id, prefix_tokens=version.prefix_tokens)
         return document
@@ -269,8 +284,8 @@ class Shelf:
             return before
         return replace(before, incoming=None, coming=()) if is_it(before.current) else None
 
-    async def _save(self, document: Document, text: str) -> Document:
-        await self._store.put_document(document)
+    async def _save(self, document: Document, text: str, audit: Sequence[AuditEntry] = ()) -> Document:
+        await self._store.put_document(document, *audit)
         self._show(document)
         if document.current is not None and text:
             await self._classifier.learn(document.current.id, document.descriptor, text)

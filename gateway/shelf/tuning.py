@@ -19,6 +19,7 @@ from router.errors import InvalidRequest
 from router.evaluation import Figures, Judged, Labelled, evaluate, judge
 from router.fitting import Example, fit_matching, held_out
 from router.matching import Matching, Thresholds, decide
+from router.viewers import Viewer
 
 MIN_KNOWN = 20
 """Questions with a document; fewer say nothing about those to come."""
@@ -43,14 +44,14 @@ class Tuning:
         self._matchings = matchings
         self._thresholds = thresholds
 
-    async def fit(self, catalog: Catalog, tenant: TenantId, labelled: Sequence[Labelled]) -> Fitted:
+    async def fit(self, catalog: Catalog, viewer: Viewer, labelled: Sequence[Labelled]) -> Fitted:
         """Fit, judge, and keep what is better. Raises InvalidRequest for questions that can't be fitted to."""
-        before = await self._matchings.get(tenant)
-        check(labelled, await self._classifier.documents(catalog, tenant))
-        documents, examples = await self._classifier.examples(catalog, tenant, labelled)
+        before = await self._matchings.get(viewer.tenant)
+        check(labelled, await self._classifier.documents(catalog, viewer))
+        documents, examples = await self._classifier.examples(catalog, viewer, labelled)
         matching, found = await asyncio.to_thread(fitted, documents, labelled, examples, before, self._thresholds)
         if found.kept:
-            await self._matchings.put(tenant, matching)
+            await self._matchings.put(viewer.tenant, matching)
         return found
 
     async def reset(self, tenant: TenantId) -> bool:

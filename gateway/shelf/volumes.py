@@ -20,6 +20,7 @@ import structlog
 from msgspec.structs import replace
 
 from backends.base import Store
+from backends.records import AuditEntry
 from gateway.shelf.documents import Shelf
 from gateway.shelf.reading import Reading
 from router.catalog import Catalog
@@ -53,10 +54,11 @@ class Volumes:
         *,
         source: str = "api",
         retention: Retention = KEPT,
+        audit: Sequence[AuditEntry] = (),
     ) -> Document:
         """As `Shelf.put`, but a text that is too long becomes volumes, where it may."""
         try:
-            return await self._shelf.put(owner, document_id, raw, descriptor, source=source, retention=retention)
+            return await self._shelf.put(owner, document_id, raw, descriptor, source=source, retention=retention, audit=audit)
         except DocumentTooLong:
             if self._reading.max_volumes == 1:
                 raise
@@ -74,7 +76,7 @@ class Volumes:
 
             linked(self._shelf.catalog.get(owner, document_id))  # what can't be asked of its retention is refused first
             await self._add(owner, document_id, pieces, descriptor, source)
-            document = await self._shelf.change_to(owner, document_id, put)
+            document = await self._shelf.change_to(owner, document_id, put, audit)
         return document if document is not None else put(None)
 
     async def run(self) -> None:

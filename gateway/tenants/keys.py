@@ -1,43 +1,61 @@
 """API keys: made and read. Only a keyed hash of a key's secret is ever stored.
 
-    kvs_live_<public id>_<secret><checksum>
+    kvs_<environment>_<public id>_<secret><checksum>
 
-The public id finds the record, the secret (256 bits) proves the holder, the checksum tells a typing error from a
-wrong key without a look-up.
+The environment (`live`, `test` …) is for people, the public id finds the record, the secret (256 bits) proves the holder, the
+checksum tells a typing error from a wrong key without a look-up.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
+from typing import Any, NamedTuple
 
-from backends.base import ApiKey
+from msgspec.structs import replace
+
+from backends.records import ApiKey
 from router.documents import TenantId
 
-SCOPES = ("ask", "documents", "share")
-"""ask questions and see the catalog · add, change and remove the tenant's own documents · the same for shared ones"""
+SCOPES = ("ask", "read", "write", "share", "admin")
+"""ask questions · see the catalog and jobs · add, change, remove and move the tenant's own documents · the same for shared
+ones · the operators' listener, for all tenants"""
+USUAL_SCOPES = SCOPES[:3]
+ENVIRONMENT = r"^[a-z]{1,12}$"
 
-_PREFIX = "kvs_live"
-
-
-def new_key(server_secret: bytes, tenant: TenantId, *, name: str, scopes: tuple[str, ...], now: float) -> tuple[str, ApiKey]:
-    """(the key, to be shown once; the record to store)."""
-    public_id, secret = secrets.token_hex(8), secrets.token_hex(32)
-    body = f"{_PREFIX}_{public_id}_{secret}"
-    record = ApiKey(
-        public_id=public_id, tenant=tenant, name=name, secret_hash=secret_hash(server_secret, secret), scopes=scopes, created_at=now
-    )
-    return body + _checksum(body), record
+_FORM = re.compile(r"kvs_([a-z]{1,12})_([0-9a-f]{16})_([0-9a-f]{64})([0-9a-f]{8})")
 
 
-def parse(key: str) -> tuple[str, str] | tuple[None, None]:
-    """(public id, secret), or Nones where the key is malformed or its checksum does not fit."""
-    body, checksum = key[:-8], key[-8:]
-    if not body.startswith(f"{_PREFIX}_") or not hmac.compare_digest(_checksum(body).encode(), checksum.encode()):
-        return None, None
-    public_id, _, secret = body[len(_PREFIX) + 1 :].partition("_")
-    return public_id, secret
+class Parsed(NamedTuple):
+    environment: str
+    public_id: str
+    secret: str
+
+
+def new_key(
+    server_secret: bytes, tenant: TenantId, *, name: str, scopes: tuple[str, ...], now: float, **more: Any
+) -> tuple[str, ApiKey]:
+    """(the key, to be shown once; the record to store). `more`: fields of the record."""
+    record = ApiKey(public_id=secrets.token_hex(8), tenant=tenant, name=name, secret_hash="", scopes=scopes, created_at=now, **more)
+    return renewed(server_secret, record)
+
+
+def renewed(server_secret: bytes, record: ApiKey) -> tuple[str, ApiKey]:
+    """(a key of the same id with a new secret; the record with that secret alone)."""
+    secret = secrets.token_hex(32)
+    body = f"kvs_{record.environment}_{record.public_id}_{secret}"
+    hashed = secret_hash(server_secret, secret)
+    return body + _checksum(body), replace(record, secret_hash=hashed, old_hash=None, old_until=None)
+
+
+def parse(key: str) -> Parsed | None:
+    """None where the key is malformed or its checksum does not fit."""
+    form = _FORM.fullmatch(key)
+    if form is None or not hmac.compare_digest(_checksum(key[:-8]), form[4]):
+        return None
+    return Parsed(*form.groups()[:3])
 
 
 def _checksum(body: str) -> str:

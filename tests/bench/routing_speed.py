@@ -27,6 +27,7 @@ from router.defaults import MATCHING
 from router.descriptors import routing_texts
 from router.documents import Descriptor, Document, DocumentId, Owner, TenantId
 from router.matching import Thresholds, decide
+from router.viewers import Viewer
 from tests.bench import measure
 from tests.bench.measure import Times
 from tests.bench.routing_sets import MODEL, SETS
@@ -36,7 +37,7 @@ from tests.fakes.versions import ready
 SIZES = (1_000, 10_000)
 PASSAGES, PASSAGE_WORDS = 30, 100
 VOCABULARY = 50_000
-TENANT = TenantId("tenant")
+VIEWER = Viewer(TenantId("tenant"))
 AT_ONCE = (1, 8, 32)
 SECONDS = 10.0
 TICK_S = 0.002
@@ -69,7 +70,7 @@ async def _routed(documents: list[tuple[Document, str, Vectors]], asked: list[st
     for document, text, vectors in documents:
         assert document.current is not None
         classifier._views.put(document.current.id, features(document.descriptor, text, vectors))
-    await classifier.find(catalog, TENANT, asked[:1])
+    await classifier.find(catalog, VIEWER, asked[:1])
     rows, numbers = [], itertools.count()
     for at_once in AT_ONCE:
         # No question twice: one that was asked before is not embedded again.
@@ -78,7 +79,7 @@ async def _routed(documents: list[tuple[Document, str, Vectors]], asked: list[st
 
         async def one(asking: Iterator[str] = asking, taken: list[float] = taken) -> None:
             started = time.perf_counter()
-            await classifier.find(catalog, TENANT, [next(asking)])
+            await classifier.find(catalog, VIEWER, [next(asking)])
             taken.append(time.perf_counter() - started)
 
         used, ticking, lags = time.process_time(), asyncio.Event(), list[float]()
@@ -147,7 +148,7 @@ def _documents(count: int) -> list[tuple[Document, str, Vectors]]:
         text = "\n\n".join(f"# Part {place}\n\n{' '.join(row)}" for place, row in enumerate(drawn))
         version = ready(str(number))
         descriptor = Descriptor(f"Document {number}")
-        document = Document(owner=Owner(TENANT), id=DocumentId(f"document{number}x"), descriptor=descriptor, current=version)
+        document = Document(owner=Owner(VIEWER.tenant), id=DocumentId(f"document{number}x"), descriptor=descriptor, current=version)
         vectors = rng.standard_normal((len(routing_texts(descriptor, text)), 384), dtype=np.float32)
         made.append((document, text, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)))
     return made

@@ -33,6 +33,7 @@ from tests.fakes.store import MemoryStore
 from tests.fakes.tokenizers import simple
 
 SECRET = b"a secret of the tests, long enough"
+TENANT_SCOPES = ("ask", "read", "write", "share")
 CONTEXT = 4096
 RESERVE = 512
 
@@ -114,10 +115,15 @@ class Gateway:
             self.telemetry.close()
             await self.store.close()
 
-    async def new_key(self, tenant: str, scopes: tuple[str, ...] = keys.SCOPES) -> str:
-        key, record = keys.new_key(SECRET, TenantId(tenant), name="test", scopes=scopes, now=0.0)
+    async def new_key(self, tenant: str, scopes: tuple[str, ...] = TENANT_SCOPES, **fields: Any) -> str:
+        """`fields`: of the record."""
+        key, record = keys.new_key(SECRET, TenantId(tenant), name="test", scopes=scopes, now=0.0, **fields)
         await self.store.add_key(record)
         return key
+
+    async def revoke(self, key: str) -> None:
+        """As another process would."""
+        await self.store.change_key(key.split("_")[2], lambda record: replace(record, revoked_at=1.0))
 
     def request(self, method: str, path: str, *, key: str | None = None, **more: Any) -> Any:
         headers = {"authorization": f"Bearer {key or self.key}", **more.pop("headers", {})}

@@ -6,10 +6,12 @@ Must not be cleverer than the contract. What it holds survives `close`, as a dat
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
-from backends.base import ApiKey, Content
+from backends.base import Content
+from backends.records import ApiKey, AuditEntry
 from router.documents import Document, DocumentId, Key, Owner, Version, VersionId
 from router.errors import Conflict, NotFound, StoreUnavailable
 
@@ -26,6 +28,7 @@ class MemoryStore:
         self._contents: dict[VersionId, Content] = {}
         self._keys: dict[str, ApiKey] = {}
         self._states: dict[str, bytes] = {}
+        self._audit: list[AuditEntry] = []
 
     async def open(self) -> None:
         self.fault = None
@@ -47,13 +50,14 @@ class MemoryStore:
             for document in self._documents.values()
         ]
 
-    async def put_document(self, document: Document) -> None:
+    async def put_document(self, document: Document, *audit: AuditEntry) -> None:
         await self._turn()
         if not _links(document) <= self._versions.keys():
             raise Conflict("The document names a version that is not stored.")
         self._documents[document.owner, document.id] = document
+        self._note(audit)
 
-    async def add_version(self, document: Document, version: Version, content: Content) -> None:
+    async def add_version(self, document: Document, version: Version, content: Content, *audit: AuditEntry) -> None:
         await self._turn()
         if version.id not in _links(document):
             document = replace(document, incoming=version)
@@ -62,6 +66,7 @@ class MemoryStore:
         self._versions[version.id] = version
         self._contents[version.id] = content
         self._documents[document.owner, document.id] = document
+        self._note(audit)
 
     async def update_version(self, version: Version) -> None:
         await self._turn()
@@ -90,20 +95,22 @@ class MemoryStore:
             )
             self._documents[key] = replace(document, current=current, incoming=incoming)
 
-    async def remove_document(self, owner: Owner, document_id: DocumentId) -> None:
+    async def remove_document(self, owner: Owner, document_id: DocumentId, *audit: AuditEntry) -> None:
         await self._turn()
         self._documents.pop((owner, document_id), None)
+        self._note(audit)
 
     async def unlinked_versions(self) -> list[Version]:
         await self._turn()
         linked = {link for document in self._documents.values() for link in _links(document)}
         return [version for version in self._versions.values() if version.id not in linked]
 
-    async def add_key(self, key: ApiKey) -> None:
+    async def add_key(self, key: ApiKey, *audit: AuditEntry) -> None:
         await self._turn()
         if key.public_id in self._keys:
             raise Conflict("A key of this public id exists already.")
         self._keys[key.public_id] = key
+        self._note(audit)
 
     async def key(self, public_id: str) -> ApiKey | None:
         await self._turn()
@@ -113,12 +120,33 @@ class MemoryStore:
         await self._turn()
         return list(self._keys.values())
 
-    async def revoke_key(self, public_id: str, at: float) -> bool:
+    async def change_key(self, public_id: str, made: Callable[[ApiKey], ApiKey], *audit: AuditEntry) -> ApiKey | None:
         await self._turn()
-        key = self._keys.get(public_id)
-        if key and key.revoked_at is None:
-            self._keys[public_id] = replace(key, revoked_at=at)
-        return key is not None
+        if (key := self._keys.get(public_id)) is None:
+            return None
+        changed = self._keys[public_id] = made(key)
+        self._note(audit)
+        return changed
+
+    async def keys_used(self, used: Mapping[str, float]) -> None:
+        await self._turn()
+        for public_id in used.keys() & self._keys.keys():
+            self._keys[public_id] = replace(self._keys[public_id], last_used_at=used[public_id])
+
+    async def note(self, *audit: AuditEntry) -> None:
+        await self._turn()
+        self._note(audit)
+
+    async def audit(
+        self, *, limit: int, since: float = 0.0, tenant: str | None = None, before: int | None = None
+    ) -> list[AuditEntry]:
+        await self._turn()
+        found = [
+            entry
+            for entry in reversed(self._audit)
+            if entry.at >= since and tenant in (None, entry.tenant) and (before is None or entry.number < before)
+        ]
+        return found[:limit]
 
     async def state(self, name: str) -> bytes | None:
         await self._turn()
@@ -127,6 +155,10 @@ class MemoryStore:
     async def put_state(self, name: str, value: bytes, at: float) -> None:
         await self._turn()
         self._states[name] = value
+
+    def _note(self, entries: tuple[AuditEntry, ...]) -> None:
+        for entry in entries:
+            self._audit.append(replace(entry, number=len(self._audit) + 1))
 
     async def _turn(self) -> None:
         # A database would let others run first; a fake that doesn't hides its callers' races. All after this is one step.

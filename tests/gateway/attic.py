@@ -21,6 +21,7 @@ from router.documents import Descriptor, Document, DocumentId, Owner, Salt, Tena
 from router.matching import Thresholds
 from router.prompts import derive
 from router.residency import Ledger
+from router.viewers import Viewer
 from tests.fakes.engine import CHUNK, CHUNK_BYTES, FakeHost, FakeKVServer
 from tests.fakes.gateway import CONTEXT, RESERVE, SECRET, eventually
 from tests.fakes.store import MemoryStore
@@ -110,7 +111,7 @@ class Attic:
             self.fakes[host].store(version.salt, tuple(ids[:end]))
 
     def version(self, name: str) -> Version:
-        return self.shelf.catalog.find(TenantId(OWNER), name).versions[0]
+        return self.shelf.catalog.find(Viewer(TenantId(OWNER)), name).versions[0]
 
     def pin(self, name: str) -> None:
         document = self.shelf.catalog.get(OWNER, DocumentId(name))

@@ -17,6 +17,7 @@ from observability.telemetry import Telemetry
 from router.catalog import Catalog
 from router.documents import Descriptor, Document, DocumentId, Owner, TenantId, Version
 from router.matching import Route, Thresholds
+from router.viewers import Viewer
 from tests.fakes.embedder import FakeEmbedder
 from tests.fakes.gateway import Gateway
 from tests.fakes.store import MemoryStore
@@ -57,11 +58,11 @@ async def library() -> AsyncIterator[Library]:
 
 async def test_a_descriptor_changed_while_an_index_is_built_counts_from_then_on(library: Library) -> None:
     await library.learn("a", "long", LONG)
-    finding = asyncio.create_task(library.classifier.find(library.catalog, TenantId("a"), ["penguins"]))
+    finding = asyncio.create_task(library.classifier.find(library.catalog, Viewer(TenantId("a")), ["penguins"]))
     await asyncio.sleep(0)
     await library.learn("a", "long", LONG, title="penguins migrate")
     await finding
-    decision = await library.classifier.find(library.catalog, TenantId("a"), ["penguins migrate"])
+    decision = await library.classifier.find(library.catalog, Viewer(TenantId("a")), ["penguins migrate"])
     assert isinstance(decision, Route)
     assert decision.score > 0.7  # the old title has no word of it
 
@@ -70,7 +71,7 @@ async def test_a_version_cleared_while_another_index_is_built_fails_no_question(
     await library.learn("a", "long", LONG)
     short = await library.learn("b", "short", "penguins migrate")
     finding = [
-        asyncio.create_task(library.classifier.find(library.catalog, TenantId(tenant), ["penguins migrate"]))
+        asyncio.create_task(library.classifier.find(library.catalog, Viewer(TenantId(tenant)), ["penguins migrate"]))
         for tenant in ("a", "b")
     ]
     await asyncio.sleep(0)

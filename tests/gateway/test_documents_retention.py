@@ -195,7 +195,7 @@ async def test_a_pin_and_a_ttl_are_refused_with_what_would_do(library: Gateway) 
 async def test_only_who_may_change_a_document_may_pin_it(library: Gateway) -> None:
     await library.add(LEASE, id="ours", shared=True)
     await library.add(LEASE, id="mine")
-    stranger = await library.new_key("tenant-b", ("ask", "documents"))
+    stranger = await library.new_key("tenant-b", ("ask", "read", "write"))
     pin = {"pinned": True}
     await library.json("PATCH", "/v1/documents/mine", json=pin, key=stranger, status=404)
     await library.json("PATCH", "/v1/documents/ours", json=pin, key=stranger, status=403)

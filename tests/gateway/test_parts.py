@@ -14,8 +14,9 @@ from backends.lmcache import LMCacheServer
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine, Model
 from gateway.config import Config
-from gateway.parts import _kv_servers, _token_bytes, _versions
+from gateway.parts import _kv_servers, _token_bytes, _versions, open_parts
 from gateway.sections import Engine, RemoteKVServer, RemoteWorker
+from gateway.strict_yaml import ConfigError
 
 SHAPE = {"num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 64}
 A_TOKEN = 2 * 4 * 2 * 8 * 4
@@ -114,3 +115,12 @@ def test_what_a_token_takes_is_told_or_computed_or_unknown(folder: Path) -> None
     assert _token_bytes(remote(folder, RemoteKVServer("http://l:1"))) == A_TOKEN
     assert _token_bytes(remote(folder, RemoteKVServer("http://l:1", chunk_bytes=CHUNK * 100))) == 100
     assert _token_bytes(remote(folder, path="elsewhere")) == 0.0
+
+
+async def test_no_gateway_starts_with_a_disk_tiers_key_that_others_can_read(folder: Path) -> None:
+    key = folder / "kv.key"
+    key.touch(0o600)
+    key.chmod(0o640)
+    config = remote(folder, RemoteKVServer("http://h:1", key_path=key))
+    with pytest.raises(ConfigError, match=f"chmod 600 {key}"):
+        await open_parts(config).__aenter__()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.records import AuditEntry
 from gateway.shelf.documents import Shelf
 from router.documents import Document, DocumentId, Owner
 from tests.fakes.gateway import Gateway, eventually
@@ -25,10 +26,10 @@ class CountingStore(MemoryStore):
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def put_document(self, document: Document) -> None:
+    async def put_document(self, document: Document, *audit: AuditEntry) -> None:
         self.puts += 1
         await self.gate.wait()
-        await super().put_document(document)
+        await super().put_document(document, *audit)
 
 
 class Desk:

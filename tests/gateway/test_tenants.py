@@ -122,14 +122,14 @@ async def test_the_same_text_of_two_tenants_shares_no_kv(gateway: Gateway) -> No
 async def test_a_shared_document_is_seen_and_asked_by_all_with_one_kv(gateway: Gateway) -> None:
     added = await gateway.add(LEASE, id="lease", shared=True)
     assert added["shared"] is True
-    keys = [gateway.key, await gateway.new_key("tenant-b"), await gateway.new_key("tenant-c", ("ask",))]
+    keys = [gateway.key, await gateway.new_key("tenant-b"), await gateway.new_key("tenant-c", ("ask", "read"))]
     for key in keys:
         assert (await gateway.json("GET", "/v1/documents", key=key))["data"][0]["id"] == "lease"
         assert (await gateway.ask("What is the deposit?", key=key))["headers"]["x-document-id"] == "lease"
     assert len({body["cache_salt"] for body in gateway.workers[0].bodies}) == 1
 
 
-@pytest.mark.parametrize("scopes", [("ask", "documents"), ("ask",), ("documents",)])
+@pytest.mark.parametrize("scopes", [("ask", "read", "write"), ("read",), ("read", "write")])
 async def test_shared_documents_are_changed_only_with_the_scope_share(tenants: Tenants, scopes: tuple[str, ...]) -> None:
     gateway, name = tenants.gateway, "shared-" + "-".join(scopes)
     key = await gateway.new_key("tenant-b", scopes)

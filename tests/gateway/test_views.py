@@ -13,10 +13,11 @@ from gateway.shelf.index import Features, Index
 from gateway.shelf.views import Views
 from router.catalog import Catalog
 from router.documents import Descriptor, Document, DocumentId, Owner, TenantId
+from router.viewers import Viewer
 from tests.fakes.gateway import eventually
 from tests.fakes.versions import ready
 
-ACME, OTHER = TenantId("acme"), TenantId("other")
+ACME, OTHER = Viewer(TenantId("acme")), Viewer(TenantId("other"))
 
 
 def document(name: str, owner: str = "acme", version: str = "1") -> Document:
@@ -51,8 +52,8 @@ class Shelves:
         self.built += 1
         return Index(*arguments)  # type: ignore[arg-type]
 
-    async def ids(self, tenant: TenantId = ACME) -> list[str]:
-        return [one.id for one in (await self.views.of(self.catalog, tenant)).documents]
+    async def ids(self, viewer: Viewer = ACME) -> list[str]:
+        return [one.id for one in (await self.views.of(self.catalog, viewer)).documents]
 
 
 def runs_in_a_thread(task: asyncio.Task[object]) -> bool:
@@ -168,3 +169,20 @@ async def test_new_features_of_the_same_version_count(shelves: Shelves) -> None:
     before = await shelves.views.of(shelves.catalog, ACME)
     shelves.put(document("a"))
     assert await shelves.views.of(shelves.catalog, ACME) is not before
+
+
+async def test_a_narrowed_viewers_index_holds_what_it_may_see_and_no_more(shelves: Shelves) -> None:
+    shelves.put(document("a"), document("b"), document("c"))
+    narrow = Viewer(ACME.tenant, frozenset({DocumentId("a"), DocumentId("c")}))
+    assert await shelves.ids(narrow) == ["a", "c"]
+    assert await shelves.ids() == ["a", "b", "c"]
+    assert await shelves.ids(Viewer(OTHER.tenant, narrow.documents)) == []
+
+
+async def test_the_indexes_that_were_used_last_are_kept(shelves: Shelves, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "VIEWERS_KEPT", 2)
+    shelves.put(*(document(name) for name in "abc"))
+    viewers = [Viewer(ACME.tenant, frozenset({DocumentId(name)})) for name in "abc"]
+    for asked, built in ((0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)):
+        assert await shelves.ids(viewers[asked]) == ["abc"[asked]]
+        assert shelves.built == built

@@ -29,6 +29,7 @@ from router.documents import (
     volume_id,
 )
 from router.errors import InvalidRequest, NotFound
+from router.viewers import Viewer
 
 OWNERS = (Owner("acme"), Owner("globex"), SHARED)
 
@@ -65,11 +66,11 @@ def test_a_document_in_volumes_is_seen_as_one_and_answered_by_them() -> None:
     parts = volumes("a", VersionState.READY, VersionState.READY)
     whole = replace(document("a"), volumes=(parts[1].id, parts[0].id))
     catalog = Catalog([*parts, whole, document("b")])
-    assert [seen.id for seen in catalog.visible_to(TenantId("acme"))] == ["a", "b"]
+    assert [seen.id for seen in catalog.visible_to(Viewer(TenantId("acme")))] == ["a", "b"]
     assert catalog.answering(whole) == (parts[1], parts[0])
     assert [part.name for part in parts] == ["a", "a"]
     with pytest.raises(NotFound):
-        catalog.find(TenantId("acme"), parts[0].id)
+        catalog.find(Viewer(TenantId("acme")), parts[0].id)
     # A version of its own answers before the volumes that are still there, and one to come does not.
     plain = replace(whole, current=version("v", VersionState.READY))
     assert catalog.answering(plain) == (plain,)
@@ -106,36 +107,36 @@ def test_a_volumes_id_tells_its_content_and_cannot_be_given() -> None:
 
 def test_a_tenant_sees_its_own_documents_and_the_shared_ones() -> None:
     catalog = Catalog([document("b"), document("a", SHARED), document("c", "globex")])
-    assert [(d.owner, d.id) for d in catalog.visible_to(TenantId("acme"))] == [(SHARED, "a"), ("acme", "b")]
+    assert [(d.owner, d.id) for d in catalog.visible_to(Viewer(TenantId("acme")))] == [(SHARED, "a"), ("acme", "b")]
 
 
 def test_a_tenants_own_document_stands_before_the_shared_one_of_its_id() -> None:
     catalog = Catalog([document("a", SHARED), document("a")])
-    assert [d.owner for d in catalog.visible_to(TenantId("acme"))] == ["acme"]
-    assert catalog.find(TenantId("acme"), "a").owner == "acme"
-    assert catalog.find(TenantId("globex"), "a").owner == SHARED
+    assert [d.owner for d in catalog.visible_to(Viewer(TenantId("acme")))] == ["acme"]
+    assert catalog.find(Viewer(TenantId("acme")), "a").owner == "acme"
+    assert catalog.find(Viewer(TenantId("globex")), "a").owner == SHARED
 
 
 @settings(max_examples=50)
 @given(catalog=CATALOGS, tenant=st.sampled_from([TenantId("acme"), TenantId("globex"), TenantId("new")]))
 def test_what_is_visible_is_what_can_be_found(catalog: Catalog, tenant: TenantId) -> None:
-    visible = catalog.visible_to(tenant)
+    visible = catalog.visible_to(Viewer(tenant))
     assert {d.owner for d in visible} <= {Owner(tenant), SHARED}
     assert [d.id for d in visible] == sorted({d.id for d in visible})
     for id_ in "abcd":
         expected = next((d for d in visible if d.id == id_), None)
         if expected is not None:
-            assert catalog.find(tenant, id_) is expected
+            assert catalog.find(Viewer(tenant), id_) is expected
         else:
             with pytest.raises(NotFound):
-                catalog.find(tenant, id_)
+                catalog.find(Viewer(tenant), id_)
 
 
 def test_a_forbidden_document_is_refused_in_the_words_of_an_unknown_one() -> None:
     words = []
     for catalog in (Catalog([document("plan", "globex")]), Catalog()):
         with pytest.raises(NotFound) as caught:
-            catalog.find(TenantId("acme"), "plan")
+            catalog.find(Viewer(TenantId("acme")), "plan")
         words.append((str(caught.value), caught.value.param))
     assert words[0] == words[1]
     assert words[0][1] == "document"
@@ -149,7 +150,7 @@ def test_changing_a_catalog_makes_another_one() -> None:
     assert [d.id for d in before] == ["a"]
     assert sorted(d.id for d in after) == ["a", "b"]
     assert len(replaced) == 2
-    assert replaced.find(TenantId("acme"), "a").descriptor.title == "New"
+    assert replaced.find(Viewer(TenantId("acme")), "a").descriptor.title == "New"
     assert [d.id for d in gone] == ["b"]
     assert [c.generation for c in (before, after, replaced, gone)] == [3, 4, 5, 5]
     assert repr(gone) == "<Catalog 5: 1 documents>"

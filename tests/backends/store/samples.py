@@ -9,7 +9,8 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from backends.base import Content, Store
-from router.documents import Descriptor, Document, DocumentId, Key, Owner, Salt, Version, VersionId
+from backends.records import ApiKey, AuditEntry
+from router.documents import Descriptor, Document, DocumentId, Key, Owner, Salt, TenantId, Version, VersionId
 
 CONTENT = Content(text="The lease ends on 31 May.", prefix_ids=bytes(range(256)) * 4)
 
@@ -24,6 +25,17 @@ def version(id_: str = "v1", **fields: Any) -> Version:
 def document(id_: str = "lease", owner: str = "acme", **fields: Any) -> Document:
     known = Document(owner=Owner(owner), id=DocumentId(id_), descriptor=Descriptor(title="Lease", tags=("flat",)), created_at=1.5)
     return msgspec.structs.replace(known, **fields)
+
+
+def key(public_id: str = "k1", **fields: Any) -> ApiKey:
+    known = ApiKey(public_id=public_id, tenant=TenantId("acme"), name="laptop", secret_hash="5e", scopes=("ask",), created_at=2.5)
+    return msgspec.structs.replace(known, **fields)
+
+
+def entry(**fields: Any) -> AuditEntry:
+    return AuditEntry(
+        **{"at": 1.5, "actor": "k1", "origin": "::1", "action": "key.create", "target": "k1", "tenant": "acme", **fields}
+    )
 
 
 async def stored(store: Store) -> dict[Key, Document]:

@@ -1,4 +1,6 @@
-"""What every `Store` does: the fake that other tests use, SQLite and PostgreSQL. `test_values.py` sends any value through."""
+"""What every `Store` does: the fake that other tests use, SQLite and PostgreSQL. Keys and the audit log are in
+`test_contract_keys.py`; `test_values.py` sends any value through.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,10 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from backends.base import ApiKey, Content, Store
-from router.documents import Descriptor, DocumentId, Owner, Part, Salt, TenantId, VersionId, VersionState
+from backends.base import Content, Store
+from router.documents import Descriptor, DocumentId, Owner, Part, Salt, VersionId, VersionState
 from router.errors import Conflict, NotFound, StoreUnavailable
-from tests.backends.store.samples import CONTENT, document, stored, version
-
-
-def key(public_id: str = "k1", **fields: object) -> ApiKey:
-    known = ApiKey(public_id=public_id, tenant=TenantId("acme"), name="laptop", secret_hash="5e", scopes=("ask",), created_at=2.5)
-    return replace(known, **fields)
+from tests.backends.store.samples import CONTENT, document, entry, key, stored, version
 
 
 async def test_a_new_store_is_empty_and_well(store: Store) -> None:
@@ -176,33 +173,6 @@ async def test_removing_an_absent_document_is_no_error(store: Store) -> None:
     assert await store.documents() == [document()]
 
 
-# --- keys
-
-
-async def test_keys(store: Store) -> None:
-    plain, bare = key("k1"), key("k2", scopes=(), name="")
-    await store.add_key(plain)
-    await store.add_key(bare)
-    assert await store.key("k1") == plain
-    assert await store.key("k3") is None
-    assert sorted(await store.keys(), key=lambda found: found.public_id) == [plain, bare]
-
-
-async def test_a_public_id_is_taken_once(store: Store) -> None:
-    await store.add_key(key())
-    with pytest.raises(Conflict):
-        await store.add_key(key(name="thief"))
-    assert await store.keys() == [key()]
-
-
-async def test_a_key_is_revoked_once_for_all(store: Store) -> None:
-    await store.add_key(key())
-    assert await store.revoke_key("k1", 10.5)
-    assert await store.revoke_key("k1", 99.0)
-    assert await store.key("k1") == key(revoked_at=10.5)
-    assert not await store.revoke_key("k2", 10.5)
-
-
 # --- states
 
 
@@ -282,7 +252,9 @@ async def test_a_cancelled_call_happened_or_did_not_and_harms_no_other(store: St
 @pytest.mark.parametrize("odd", ["a\0b", "\ud800", "a\\0000b", "\U0001f4da", "' OR 1=1 --", ""])
 async def test_any_string_may_be_asked_for(store: Store, odd: str) -> None:
     assert await store.key(odd) is None
-    assert not await store.revoke_key(odd, 1.0)
+    assert await store.change_key(odd, lambda found: found) is None
+    await store.note(entry(target=odd))
+    assert [one.target for one in await store.audit(limit=9)] == [odd]
     with pytest.raises(NotFound):
         await store.content(VersionId(odd))
     await store.remove_document(Owner(odd), DocumentId(odd))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,23 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from msgspec.structs import replace
 from sqlalchemy import Connection, inspect, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from backends.records import ApiKey, AuditEntry
 from backends.store import migrations
 from backends.store.sql_store import SqlStore
 from backends.store.tables import metadata
-from router.documents import DocumentId, Part, VersionState
+from router.documents import DocumentId, Part, TenantId, VersionState
 from router.errors import StoreUnavailable
 from tests.backends.store.samples import CONTENT, document, run_sql, stored, version
+
+
+async def migrate(url: str, step: Callable[..., None], revision: str) -> None:
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(lambda sync: step(migrations.configuration(sync), revision))
+    await engine.dispose()
 
 
 @pytest.fixture
@@ -77,7 +87,7 @@ async def test_a_database_of_the_first_revision_keeps_everything(database_url: s
 
     store = SqlStore(database_url)
     await store.open()
-    assert await run_sql(database_url, "SELECT version_num FROM alembic_version") == [("0005",)]
+    assert await run_sql(database_url, "SELECT version_num FROM alembic_version") == [("0006",)]
     ready = version(state=VersionState.READY, read_tokens=1024)
     kept = document(current=ready, updated_at=2.5)
     assert await store.documents() == [kept]
@@ -98,6 +108,59 @@ async def test_a_database_of_the_first_revision_keeps_everything(database_url: s
     assert await run_sql(database_url, "SELECT * FROM documents") == [
         ("acme", "lease", "Lease", "", '["flat"]', "[]", "api", "v1", None, 1.5, 2.5)
     ]
+
+
+async def test_stored_keys_get_the_scopes_of_today_and_back(database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        Path(str(make_url(database_url).database)).parent.mkdir()
+    await migrate(database_url, command.upgrade, "0005")
+    before = {"a": ["ask"], "d": ["documents"], "s": ["share"], "all": ["ask", "documents", "share"], "none": []}
+    rows = [
+        f"INSERT INTO api_keys VALUES ('{id_}', 'acme', '', '5e', '{json.dumps(had)}', 2.5, NULL)"  # noqa: S608 - nobody else's words
+        for id_, had in before.items()
+    ]
+    await run_sql(database_url, *rows)
+    store = SqlStore(database_url)
+    await store.open()
+    found = {key.public_id: key for key in await store.keys()}
+    assert {id_: key.scopes for id_, key in found.items()} == {
+        "a": ("ask", "read"),
+        "d": ("write", "read"),
+        "s": ("share", "read"),
+        "all": ("ask", "read", "write", "share"),
+        "none": (),
+    }
+    assert found["a"] == ApiKey(
+        public_id="a", tenant=TenantId("acme"), name="", secret_hash="5e", scopes=("ask", "read"), created_at=2.5
+    )
+    await store.change_key("d", lambda key: replace(key, documents=(DocumentId("lease"),)))
+    await store.close()
+
+    # And back: what an older kvshelf would let do more is revoked.
+    await migrate(database_url, command.downgrade, "0005")
+    rest = await run_sql(database_url, "SELECT public_id, scopes, revoked_at IS NOT NULL FROM api_keys ORDER BY public_id")
+    assert [(id_, json.loads(scopes), bool(revoked)) for id_, scopes, revoked in rest] == [
+        ("a", ["ask"], False),
+        ("all", ["ask", "documents", "share"], False),
+        ("d", ["documents"], True),
+        ("none", [], False),
+        ("s", ["share"], False),
+    ]
+
+
+async def test_the_database_lets_nobody_change_the_audit_log(database_url: str) -> None:
+    statements = ["UPDATE audit SET actor = 'somebody else'", "DELETE FROM audit"]
+    if not database_url.startswith("sqlite"):  # which has no other way to empty a table
+        statements.append("TRUNCATE audit")
+    store = SqlStore(database_url)
+    await store.open()
+    entry = AuditEntry(at=1.5, actor="k1", origin="::1", action="key.create", target="k2")
+    await store.note(entry)
+    for statement in statements:
+        with pytest.raises(DBAPIError, match="append-only"):
+            await run_sql(database_url, statement)
+    assert await store.audit(limit=9) == [replace(entry, number=1)]
+    await store.close()
 
 
 async def test_an_older_kvshelf_sees_no_volumes(opened_once: str, engine: AsyncEngine) -> None:
@@ -126,7 +189,7 @@ async def test_a_newer_database_is_refused_untouched(opened_once: str) -> None:
         await store.open()
     assert await store.check() == "The store is not open."
 
-    newest = "UPDATE alembic_version SET version_num = '0005'"
+    newest = "UPDATE alembic_version SET version_num = '0006'"
     await run_sql(opened_once, newest)
     await store.open()
     assert list(await stored(store)) == [("acme", "lease")]
@@ -139,7 +202,8 @@ async def test_a_database_of_something_else_is_refused_untouched(database_url: s
         await store.open()
         await store.close()
         await run_sql(
-            database_url, *(f"DROP TABLE {name}" for name in ("alembic_version", "contents", "documents", "api_keys", "states"))
+            database_url,
+            *(f"DROP TABLE {name}" for name in ("alembic_version", "contents", "documents", "api_keys", "states", "audit")),
         )
     else:
         await run_sql(database_url, "CREATE TABLE versions (id text)")

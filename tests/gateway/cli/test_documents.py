@@ -115,7 +115,7 @@ async def test_what_does_not_fit_together_is_refused_before_anything_is_sent(cli
 
 
 async def test_sharing_without_the_scope_is_the_gateways_sentence(cli: Cli, library: Gateway, tmp_path: Path) -> None:
-    key = await library.new_key("tenant-a", ("ask", "documents"))
+    key = await library.new_key("tenant-a", ("ask", "read", "write"))
     result = await cli("documents", "add", "--shared", written(tmp_path, "s.md", "Words."), KVSHELF_KEY=key)
     assert result.exit_code == 1
     assert "lacks the scope 'share'" in result.stderr
