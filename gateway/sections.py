@@ -13,13 +13,27 @@ from router.matching import CANDIDATES, Thresholds
 from router.policies import CHOICES, DEFAULT
 
 Share = Annotated[float, Meta(ge=0, le=1)]
+HostName = Annotated[str, Meta(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9_.-]*|\[?[0-9A-Fa-f:]+\]?)$")]
+Origin = Annotated[str, Meta(pattern=r"^https?://[^/\s*]+$")]
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/\s]+(/[^\s]*)?$")]
 
 
 class Server(msgspec.Struct, frozen=True):
+    """Where tenants' requests come in. The times and sizes hold for the operators' listener too."""
+
     host: str = "127.0.0.1"
     port: Port = 8000
     max_body_mib: Positive = 16
+    header_timeout_s: PositiveFloat = 10.0
+    """A connection whose request has not all its headers by then is closed."""
+    body_timeout_s: PositiveFloat = 30.0
+    """The same for its body, however steadily it trickles."""
+    max_connections: Positive = 1000
+    """Open at the same time on one listener; a further one gets 503 at once."""
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Names in a request's `Host` beside localhost, addresses, and `host` above; `*.example.org` for those below it, `*` for any."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Origins whose pages may ask from a browser, e.g. https://app.example.org. Empty: none may."""
 
 
 class Admin(msgspec.Struct, frozen=True):
@@ -27,6 +41,10 @@ class Admin(msgspec.Struct, frozen=True):
 
     host: str = "127.0.0.1"
     port: Port = 8001
+    allowed_hosts: tuple[HostName, ...] = ()
+    """As `server.allowed_hosts`: for a Prometheus that scrapes it by a name, say."""
+    allow_beyond_loopback: bool = False
+    """Needed where `host` is not this machine's loopback: metrics and health have no key, and nothing here has TLS."""
 
 
 class RemoteWorker(msgspec.Struct, frozen=True):

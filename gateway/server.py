@@ -8,15 +8,22 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
 
 import structlog
 import uvicorn
 from litestar import Litestar
 
+from gateway.edge.connection import Connection
+from gateway.edge.door import door
+from gateway.edge.limits import Limits
 from router.errors import KvshelfError
 
 CLOSE_STREAMS = "close_streams"
 """Where the application's state has a function that ends the streams which would not end by themselves."""
+LIMITS = "limits"
+"""Where it has what its listener bears from clients (`gateway/edge/limits.py`)."""
 GRACE_S = 25
 """Answers under way at the end may take this long to finish."""
 
@@ -35,14 +42,17 @@ class GatewayServer(uvicorn.Server):
     """uvicorn, with an event for having started, and with signals left to us."""
 
     def __init__(self, app: Litestar, *, grace_s: int = GRACE_S) -> None:
+        limits: Limits = app.state.get(LIMITS, Limits())
         super().__init__(
             uvicorn.Config(
-                app,
-                http="httptools",
+                cast(Any, door(app, limits)),
+                http=cast(type[asyncio.Protocol], partial(Connection, limits=limits)),
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=cast(int, limits.idle_s),
                 timeout_graceful_shutdown=grace_s,
             )
         )
