@@ -15,10 +15,11 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
-from litestar.openapi import OpenAPIConfig
 from litestar.types import Receive, Scope, Send
 
 from gateway.api import admin_api, routing_api, system_api
+from gateway.api.chat_shapes import CHAT
+from gateway.api.description import described
 from gateway.api.documents_api import DocumentsController
 from gateway.api.jobs_api import JobsController
 from gateway.api.tiers_api import TiersController
@@ -53,8 +54,9 @@ def _for_tenants(graph: Graph) -> Litestar:
         async with graph.running():
             yield
 
-    @asgi("/v1/chat/completions", copy_scope=False)
+    @asgi("/v1/chat/completions", copy_scope=False, opt=CHAT)
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask a document, or let one be found. As OpenAI's chat completions, whole or as a stream of events."""
         await graph.chat(scope, receive, send)
 
     server = graph.config.server
@@ -76,7 +78,7 @@ def _for_tenants(graph: Graph) -> Litestar:
         middleware=[DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
-        openapi_config=OpenAPIConfig(title="kvshelf", version="0.1.0", path="/schema"),
+        openapi_config=described("kvshelf"),
         request_max_body_size=server.max_body_mib * MIB,
         cors_config=CORSConfig(list(server.cors_origins), expose_headers=EXPOSED) if server.cors_origins else None,
         logging_config=None,
@@ -90,7 +92,7 @@ def _for_operators(graph: Graph) -> Litestar:
         dependencies=_dependencies(graph, "telemetry", "health"),
         middleware=[DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
         exception_handlers=HANDLERS,
-        openapi_config=OpenAPIConfig(title="kvshelf for operators", version="0.1.0", path="/schema"),
+        openapi_config=described("kvshelf for operators"),
         request_max_body_size=graph.config.server.max_body_mib * MIB,
         logging_config=None,
         state=State({LIMITS: _limits(graph.config, graph.config.admin, "admin")}),

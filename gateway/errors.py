@@ -106,6 +106,8 @@ _STATUS: tuple[tuple[type[errors.KvshelfError], int, str], ...] = (
     (errors.StoreUnavailable, 503, "server_error"),
     (errors.EngineFailed, 502, "engine_error"),
 )
+STATUSES = tuple(sorted({500, *(status for _, status, _ in _STATUS)}))
+"""All that an error may have."""
 
 
 def status_of(error: errors.KvshelfError) -> tuple[int, str]:

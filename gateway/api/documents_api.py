@@ -13,6 +13,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from backends.extract import NotText, text_of
+from gateway.api.description import GIVES, TAKES, Takes
 from gateway.api.documents_views import (
     NO_NUL,
     Changes,
@@ -54,7 +55,7 @@ class DocumentsController(Controller):
     ) -> DocumentView:
         return views.of(shelf.catalog.find(request.auth.tenant, document_id), request.auth.tenant)
 
-    @post()
+    @post(opt={TAKES: Takes(NewDocument, text=True), GIVES: {200: DocumentView, 202: DocumentView}})
     async def add_document(
         self,
         shelf: NamedDependency[Shelf],
@@ -80,7 +81,7 @@ class DocumentsController(Controller):
             new = NewDocument(text_of(body), document_id, title, shared=shared)
         return await _put(shelf, volumes, views, request.auth, new)
 
-    @patch("/{document_id:str}")
+    @patch("/{document_id:str}", opt={TAKES: Takes(Changes)})
     async def change_document(
         self,
         document_id: FromPath[str],
