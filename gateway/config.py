@@ -94,9 +94,24 @@ def server_secret(config: Config, environment: Mapping[str, str] = os.environ) -
     path = config.secret_path
     if not path.exists():
         _make_secret(path)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        raise ConfigError([f"{path}: others can read the server's secret; mend it with: chmod 600 {path}"])
+    if problems := exposed(path, "the server's secret"):
+        raise ConfigError(problems)
     return _strong(path.read_bytes().strip(), str(path))
+
+
+def exposed(path: Path, what: str) -> list[str]:
+    """What is wrong where others can read this key file. One that is not there exposes nothing."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return []
+    return [f"{path}: others can read {what}; mend it with: chmod 600 {path}"] if mode & 0o077 else []
+
+
+def key_problems(config: Config) -> list[str]:
+    """The disk tier's keys of KV servers elsewhere, where others than this user can read them here."""
+    named = {server.key_path: server.name for server in config.engine.kv_servers if server.key_path is not None}
+    return [problem for path, name in named.items() for problem in exposed(path, f"the disk tier's key of the KV server {name}")]
 
 
 def secret_problems(config: Config, environment: Mapping[str, str] = os.environ) -> list[str]:

@@ -23,7 +23,8 @@ from backends.store.sql_store import SqlStore
 from backends.tokenizer import ChatTokenizer
 from backends.tokenizer import load as load_tokenizer
 from backends.vllm import VllmWorker
-from gateway.config import Config, database_url, server_secret
+from gateway.config import Config, database_url, key_problems, server_secret
+from gateway.strict_yaml import ConfigError
 from observability.telemetry import Telemetry
 from router.residency import Ledger
 
@@ -58,6 +59,8 @@ async def open_parts(config: Config, stack: LocalStack | None = None) -> AsyncIt
 
     Raises ConfigError, LayoutError or StoreUnavailable that says what to mend.
     """
+    if problems := key_problems(config):
+        raise ConfigError(problems)
     secret = server_secret(config)
     tokenizer = load_tokenizer(config.model.path)
     async with AsyncExitStack() as cleanup:

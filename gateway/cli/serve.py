@@ -22,7 +22,8 @@ from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
 from gateway.app import create_apps
 from gateway.cli import key_file as key_files
-from gateway.config import Config, database_url, load, secret_problems
+from gateway.config import Config, database_url, exposed, key_problems, load, secret_problems
+from gateway.edge.hosts import is_loopback
 from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
 from gateway.shelf import catalog_file
@@ -92,7 +93,12 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
     """What is wrong, and what could be better."""
     problems: list[str] = []
     remarks: list[str] = []
-    problems += secret_problems(config)
+    problems += [*secret_problems(config), *key_problems(config)]
+    if not is_loopback(config.server.host):
+        remarks.append(
+            f"`server.host` is {config.server.host}: others can reach it, and keys and documents travel as they are. Put something that "
+            "speaks TLS in front (nginx, Caddy, a load balancer), and keep the port itself to it."
+        )
     try:
         database_url(config)
     except ConfigError as error:
@@ -109,8 +115,9 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
     problems += _disk_problems(config)
     local = config.engine.local
     if local is not None:
-        report = _stack(config, local).check()
-        problems += report.problems
+        stack = _stack(config, local)
+        report = stack.check()
+        problems += [*report.problems, *exposed(stack.key_path, "the disk tier's key")]
         remarks += report.remarks
         if not local.encrypted:
             remarks.append(
