@@ -80,7 +80,7 @@ class ChatHandler:
         principal: Principal = scope["auth"]
         principal.need("ask")
         raw = await read_body(receive, self._max_body_bytes)
-        with self._telemetry.tracer.start_as_current_span(names.QUESTION_SPAN) as span:
+        with self._telemetry.span(names.QUESTION_SPAN) as span:
             course = Course(span)
             answering = asyncio.ensure_future(self._answer(principal, raw, no_cache(scope), course, send))
             gone = asyncio.ensure_future(disconnected(receive))

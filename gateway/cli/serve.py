@@ -24,8 +24,9 @@ from gateway.app import create_apps
 from gateway.cli import key_file as key_files
 from gateway.config import Config, database_url, exposed, key_problems, load, secret_problems
 from gateway.edge.hosts import is_loopback
+from gateway.logs import set_up_logging
 from gateway.parts import open_parts
-from gateway.server import GatewayServer, listen, set_up_logging
+from gateway.server import GatewayServer, listen
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
 from gateway.tenants import keys

@@ -16,6 +16,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from gateway.edge.limits import PIECE_BYTES, Limits
 from gateway.errors import JSON, WrongHost, encoded, status_of
 
+log = structlog.get_logger("door")
+
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -65,6 +67,9 @@ def door(app: ASGIApp, limits: Limits) -> ASGIApp:
             if task is None or task.cancelling():
                 raise
             # The client left before its request was whole: nobody to answer, and nothing that failed.
+        except Exception as error:
+            # A bug in the midst of an answer: uvicorn would log it with its words. It ends the connection all the same.
+            log.error("answer_failed", path=scope["path"], exc_info=error)  # noqa: TRY400 - told by our own processor
         finally:
             structlog.contextvars.unbind_contextvars("request_id")
 

@@ -139,7 +139,9 @@ def test_a_listener_that_others_reach_is_told_to_have_tls_in_front(good: Path, h
 def test_a_key_that_others_can_read_is_told_with_the_command_that_mends_it(good: Path) -> None:
     key = good.parent / "kv.key"
     key.write_bytes(b"k" * 32)
-    good.write_text(CONFIG.replace("catalog:", f"  kv_servers: [{{url: 'http://127.0.0.1:8180', disk_path: kv, key_path: {key}}}]\ncatalog:"))
+    good.write_text(
+        CONFIG.replace("catalog:", f"  kv_servers: [{{url: 'http://127.0.0.1:8180', disk_path: kv, key_path: {key}}}]\ncatalog:")
+    )
     for mode, code in ((0o644, 1), (0o640, 1), (0o600, 0)):
         key.chmod(mode)
         result = check(good)
