@@ -21,7 +21,7 @@ from gateway import strict_yaml
 from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Ram, Retention, Routing, Server, Telemetry
 from gateway.strict_yaml import ConfigError
 
-SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a secret
+SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a secret  # nosec B105
 MIN_SECRET_BYTES = 32
 
 

@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
 def read(path: Path, kind: type[S]) -> S:
     """The file as a `kind`. Relative paths in it are taken from the file's own folder. Raises ConfigError."""
     try:
-        raw = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        raw = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader  # nosec B506
     except OSError as error:
         raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
