@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from litestar.types import Receive, Scope, Send
+from litestar.types import Receive, Scope
 
 from gateway.errors import BodyTooLong
-
-SEND_STALL_S = 60.0
-"""A client that takes nothing for this long is let go."""
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
@@ -31,15 +28,6 @@ async def disconnected(receive: Receive) -> None:
     """Return once the client is gone. Only after the body was read."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def send_in_time(send: Send, message: Any) -> None:
-    """Send one message. A client that has stopped reading is as good as gone: CancelledError."""
-    try:
-        async with asyncio.timeout(SEND_STALL_S):
-            await send(message)
-    except TimeoutError:
-        raise asyncio.CancelledError from None
 
 
 def no_cache(scope: Scope) -> bool:

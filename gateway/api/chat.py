@@ -23,7 +23,7 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
 
 from backends.base import Delta, Usage
-from gateway.api.asgi import disconnected, entity, no_cache, read_body, send_in_time
+from gateway.api.asgi import disconnected, entity, no_cache, read_body
 from gateway.api.chat_api import ChatRequest, Shaper, parse
 from gateway.api.jobs_api import edition_view, reading_view
 from gateway.asking.asker import Asker, Question
@@ -200,30 +200,26 @@ class ChatHandler:
             gathered = [delta async for delta in deltas]
             course.usage = next((d.usage for d in reversed(gathered) if d.usage), course.usage)
             payload = shaper.whole(gathered, _total(course.usage, sources), sources)
-            await send_in_time(
-                send, {"type": "http.response.start", "status": 200, "headers": [*headers, *entity(JSON, len(payload))]}
-            )
-            await send_in_time(send, {"type": "http.response.body", "body": payload, "more_body": False})
+            await send({"type": "http.response.start", "status": 200, "headers": [*headers, *entity(JSON, len(payload))]})
+            await send({"type": "http.response.body", "body": payload, "more_body": False})
             return "ok"
         headers.append((b"cache-control", b"no-cache"))
-        await send_in_time(
-            send, {"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-type", b"text/event-stream")]}
-        )
-        await send_in_time(send, {"type": "http.response.body", "body": shaper.opening(sources), "more_body": True})
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": shaper.opening(sources), "more_body": True})
         try:
             async for delta in deltas:
                 course.usage = delta.usage or course.usage
                 if delta.text or delta.finish_reason:
-                    await send_in_time(send, {"type": "http.response.body", "body": shaper.chunk(delta), "more_body": True})
+                    await send({"type": "http.response.body", "body": shaper.chunk(delta), "more_body": True})
         except KvshelfError as error:
             # The status line is gone: one event says it, and no [DONE] follows.
             log.warning("answer_broken_off", document=asked, error=str(error))
             event = b"data: " + msgspec.json.encode(envelope(error)) + b"\n\n"
-            await send_in_time(send, {"type": "http.response.body", "body": event, "more_body": False})
+            await send({"type": "http.response.body", "body": event, "more_body": False})
             return "broken_off"
         include_usage = request.stream_options is not None and request.stream_options.include_usage
         ending = (shaper.usage(_total(course.usage, sources)) if include_usage else b"") + shaper.end()
-        await send_in_time(send, {"type": "http.response.body", "body": ending, "more_body": False})
+        await send({"type": "http.response.body", "body": ending, "more_body": False})
         return "ok"
 
 
