@@ -1,4 +1,4 @@
-"""The few ASGI moves that the hot path makes by itself: reading a bounded body, noticing that the client left, sending in time."""
+"""The few ASGI moves that the hot path makes by itself: reading a bounded body, noticing that the client left."""
 
 from __future__ import annotations
 

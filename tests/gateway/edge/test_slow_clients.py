@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,11 +16,12 @@ from litestar import Litestar, asgi
 from litestar.datastructures import State
 from litestar.types import Receive, Scope, Send
 
+from gateway import app as app_module
 from gateway.edge import limits as edge
 from gateway.edge.connection import Connection
 from gateway.edge.limits import Limits
 from gateway.server import LIMITS as LIMITS_AT
-from tests.fakes.gateway import eventually, serving
+from tests.fakes.gateway import Gateway, eventually, serving
 from tests.gateway.edge.wire import LARGE, exchange, small_app, wire
 
 LIMITS = Limits(header_timeout_s=0.2, body_timeout_s=0.4, send_stall_s=0.3, idle_s=0.2, max_body_bytes=2**20, max_connections=4)
@@ -198,3 +202,24 @@ async def test_what_is_left_of_an_answer_keeps_no_connection_open(monkeypatch: p
         await eventually(lambda: bool(connections) and connections[0].transport.is_closing())
         assert connections[0].transport.get_write_buffer_size()
         await eventually(lambda: not connections[0].connections, within_s=2)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_stops_reading_its_answer_stops_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stream: bool
+) -> None:
+    monkeypatch.setattr(app_module, "Limits", partial(Limits, send_stall_s=0.3))
+    async with Gateway(tmp_path).running() as gateway:
+        await gateway.add("# Lease\n\nThe deposit is 2,400 euros.", id="lease")
+        (worker,) = gateway.workers
+        worker.words = ["x" * 100_000] * 200
+        aborted = worker.aborted
+        body = json.dumps({"messages": [{"role": "user", "content": "why?"}], "document": "lease", "stream": stream}).encode()
+        key = f"authorization: Bearer {gateway.key}\r\ncontent-length: {len(body)}\r\n".encode()
+        async with wire(gateway.url, receive_bytes=4096) as stopped:
+            await stopped.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n" + key + b"\r\n" + body)
+            await eventually(lambda: worker.open)
+            await eventually(lambda: not worker.open)
+            await eventually(lambda: "client_gone" in str([s.attributes for s in gateway.spans.get_finished_spans()]) or not stream)
+        assert worker.aborted - aborted == stream  # the whole of the other answer was there before it was sent
+        assert (await gateway.ask("why?", document="lease"))["choices"]
