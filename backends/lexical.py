@@ -50,7 +50,7 @@ class _Bm25:
     def _ceiling(self, words: Sequence[str]) -> float:
         """The sum of each word's highest score in any text: what the best imaginable text would get."""
         index = self._index
-        assert index is not None  # noqa: S101 - the caller's condition, for the type checker
+        assert index is not None  # noqa: S101 - the caller's condition, for the type checker  # nosec B101
         data, pointers = index.scores["data"], index.scores["indptr"]
         total = 0.0
         for word in words:

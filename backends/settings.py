@@ -50,3 +50,13 @@ class LocalEngine(msgspec.Struct, frozen=True):
     max_sequences: Positive = 8
     worker_args: tuple[str, ...] = ()
     """More flags for vLLM."""
+
+    def __post_init__(self) -> None:
+        for flag in self.worker_args:
+            # argparse takes any beginning of a flag's name for it, as long as no other begins so.
+            name = flag.partition("=")[0].replace("_", "-")
+            if len(name) > len("--h") and "--host".startswith(name):
+                raise ValueError(
+                    f"`worker_args` has {flag}: the local engine listens on 127.0.0.1 alone, since its ports ask nobody for a key. "
+                    "Leave it out; for workers that others must reach, start them yourself (`engine.workers`) in a private network"
+                )

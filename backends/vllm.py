@@ -22,6 +22,7 @@ from router.errors import EngineFailed, EngineUnavailable
 CONNECT_TIMEOUT_S = 2.0
 CHECK_TIMEOUT_S = 2.0
 MAX_EVENT_BYTES = 2**18
+MAX_REFUSAL_BYTES = 2**16
 """One event's size: a token's text and twenty alternatives take about 4 kB."""
 
 
@@ -42,7 +43,13 @@ class _Choice(msgspec.Struct):
 
 
 class _Error(msgspec.Struct):
-    message: str = "unknown error"
+    """Its message stays where it is: it may repeat the prompt, and is the worker's own log's business."""
+
+    type: str | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.type if self.type is not None and _KIND.fullmatch(self.type) else "no known reason"
 
 
 class _Chunk(msgspec.Struct):
@@ -51,6 +58,12 @@ class _Chunk(msgspec.Struct):
     error: _Error | None = None
 
 
+class _Refusal(msgspec.Struct):
+    error: _Error
+
+
+_KIND = re.compile(r"[A-Za-z][A-Za-z_]{0,59}")
+_decode_refusal = msgspec.json.Decoder(_Refusal).decode
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 _LOAD_LINE = re.compile(rb"\nvllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)(?:\{[^\n]*\})? (\S+)")
@@ -112,7 +125,7 @@ class VllmWorker:
         except msgspec.MsgspecError as error:
             raise EngineFailed(f"Worker {self.name} sent something unreadable ({error}).", started=started) from error
         if chunk.error is not None:
-            raise EngineFailed(f"Worker {self.name} failed: {chunk.error.message}", started=started)
+            raise EngineFailed(f"Worker {self.name} failed ({chunk.error.kind}); its log says why.", started=started)
         usage = None
         if chunk.usage is not None:
             details = chunk.usage.prompt_tokens_details
@@ -125,16 +138,12 @@ class VllmWorker:
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> EngineUnavailable | EngineFailed:
         try:
-            text = (await response.content.read(4096)).decode(errors="replace")
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            text = _words(error)
-        try:
-            words = msgspec.json.decode(text, type=dict[str, _Error]).get("error", _Error(text)).message
-        except msgspec.MsgspecError:
-            words = text.strip()[:300]
+            refusal = _decode_refusal(await response.content.read(MAX_REFUSAL_BYTES)).error
+        except (TimeoutError, aiohttp.ClientError, OSError, msgspec.MsgspecError):
+            refusal = _Error()
         if response.status in (429, 502, 503, 504):
-            return EngineUnavailable(f"Worker {self.name} refuses work now ({response.status}): {words}")
-        return EngineFailed(f"Worker {self.name} answered {response.status}: {words}")
+            return EngineUnavailable(f"Worker {self.name} refuses work now ({response.status}, {refusal.kind}).")
+        return EngineFailed(f"Worker {self.name} answered {response.status} ({refusal.kind}); its log says why.")
 
     async def check(self) -> str | None:
         try:
@@ -196,4 +205,6 @@ def _load(metrics: bytes) -> Load | None:
 
 
 def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    """Of what fails in the midst of an answer only the kind: aiohttp shows the bytes that it could not read."""
+    quotes = isinstance(error, HttpProcessingError | aiohttp.ClientPayloadError | aiohttp.ClientResponseError)
+    return type(error).__name__ if quotes else str(error) or type(error).__name__

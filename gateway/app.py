@@ -10,27 +10,34 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from litestar import Litestar, Router, asgi
+from litestar import Litestar, asgi
+from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
-from litestar.openapi import OpenAPIConfig
 from litestar.types import Receive, Scope, Send
 
 from gateway.api import admin_api, keys_api, routing_api, system_api
-from gateway.api.asgi import request_id
+from gateway.api.chat_shapes import CHAT
+from gateway.api.description import described
 from gateway.api.documents_api import DocumentsController
 from gateway.api.jobs_api import JobsController
 from gateway.api.tiers_api import TiersController
 from gateway.config import Config
+from gateway.edge.hosts import Hosts
+from gateway.edge.limits import MIB, Limits
 from gateway.errors import HANDLERS
 from gateway.graph import Graph, build
 from gateway.parts import Parts
-from gateway.server import CLOSE_STREAMS
+from gateway.sections import Admin, Server
+from gateway.server import CLOSE_STREAMS, LIMITS
 from gateway.tenants.doors import AdminKeyMiddleware, KeyMiddleware, needs
 from gateway.tenants.keys import SCOPES
 
 ADMIN_BODY_BYTES = 2**20
+
+EXPOSED = ["x-document-id", "x-document-volume", "x-route-score", "x-cache-tier", "x-worker", "x-request-id", "retry-after"]
+"""The headers of an answer that a page of another origin may read, where there is one that may ask at all."""
 
 
 class Apps(NamedTuple):
@@ -50,10 +57,12 @@ def _for_tenants(graph: Graph) -> Litestar:
         async with graph.running():
             yield
 
-    @asgi("/v1/chat/completions", copy_scope=False, opt=needs("ask"))
+    @asgi("/v1/chat/completions", copy_scope=False, opt=needs("ask") | CHAT)
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask a document, or let one be found. As OpenAI's chat completions, whole or as a stream of events."""
         await graph.chat(scope, receive, send)
 
+    server = graph.config.server
     names = ("config", "shelf", "volumes", "classifier", "second_look", "tuning", "health", "views", "moves", "streams", "audit")
     return Litestar(
         route_handlers=[
@@ -69,13 +78,14 @@ def _for_tenants(graph: Graph) -> Litestar:
             system_api.ready,
         ],
         dependencies=_dependencies(graph, *names),
-        middleware=[request_id, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
+        middleware=[DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
-        openapi_config=_openapi("kvshelf", *SCOPES),
-        request_max_body_size=graph.config.server.max_body_mib * 2**20,
+        openapi_config=described("kvshelf", needs(*SCOPES)),
+        request_max_body_size=server.max_body_mib * MIB,
+        cors_config=CORSConfig(list(server.cors_origins), expose_headers=EXPOSED) if server.cors_origins else None,
         logging_config=None,
-        state=State({CLOSE_STREAMS: graph.shelf.close}),
+        state=State({CLOSE_STREAMS: graph.shelf.close, LIMITS: _limits(graph.config, server, "server")}),
     )
 
 
@@ -83,18 +93,26 @@ def _for_operators(graph: Graph) -> Litestar:
     return Litestar(
         route_handlers=[admin_api.metrics, admin_api.health, keys_api.KeysController, keys_api.audit_log],
         dependencies=_dependencies(graph, "telemetry", "health", "keyring", "audit"),
-        middleware=[request_id, DefineMiddleware(AdminKeyMiddleware, authenticator=graph.authenticator, audit=graph.audit)],
+        middleware=[DefineMiddleware(AdminKeyMiddleware, authenticator=graph.authenticator, audit=graph.audit)],
         exception_handlers=HANDLERS,
-        openapi_config=_openapi("kvshelf for operators", "admin"),
+        openapi_config=described("kvshelf for operators", needs("admin")),
         request_max_body_size=ADMIN_BODY_BYTES,
         logging_config=None,
+        state=State({LIMITS: _limits(graph.config, graph.config.admin, "admin")}),
     )
 
 
-def _openapi(title: str, *scopes: str) -> OpenAPIConfig:
-    """The description, for whoever has one of these scopes."""
-    router = Router("/schema", route_handlers=[], opt=needs(*scopes))
-    return OpenAPIConfig(title=title, version="0.1.0", path="/schema", openapi_router=router)
+def _limits(config: Config, listener: Server | Admin, section: str) -> Limits:
+    """What this listener bears: its own names, and the times and sizes of `server`."""
+    server = config.server
+    return Limits(
+        header_timeout_s=server.header_timeout_s,
+        body_timeout_s=server.body_timeout_s,
+        max_body_bytes=server.max_body_mib * MIB,
+        max_connections=server.max_connections,
+        hosts=Hosts(listener.allowed_hosts, own=listener.host),
+        hosts_setting=f"{section}.allowed_hosts",
+    )
 
 
 def _dependencies(graph: Graph, *names: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from gateway import strict_yaml
 from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Keys, Ram, Retention, Routing, Server, Telemetry
 from gateway.strict_yaml import ConfigError
 
-SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a secret
+SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a secret  # nosec B105
 MIN_SECRET_BYTES = 32
 
 
@@ -98,9 +98,24 @@ def server_secret(config: Config, environment: Mapping[str, str] = os.environ) -
         if problem := _lost_secret(config):
             raise ConfigError([problem])
         _make_secret(path)
-    if is_exposed(path):
-        raise ConfigError([f"{path}: others can read the server's secret; mend it with: chmod 600 {path}"])
+    if problems := exposed(path, "the server's secret"):
+        raise ConfigError(problems)
     return _strong(path.read_bytes().strip(), str(path))
+
+
+def exposed(path: Path, what: str) -> list[str]:
+    """What is wrong where others can read this key file. One that is not there exposes nothing."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return []
+    return [f"{path}: others can read {what}; mend it with: chmod 600 {path}"] if mode & 0o077 else []
+
+
+def key_file_problems(config: Config) -> list[str]:
+    """The disk tier's keys of KV servers elsewhere, where others than this user can read them here."""
+    named = {server.key_path: server.name for server in config.engine.kv_servers if server.key_path is not None}
+    return [problem for path, name in named.items() for problem in exposed(path, f"the disk tier's key of the KV server {name}")]
 
 
 def secret_problems(config: Config, environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -114,21 +129,6 @@ def secret_problems(config: Config, environment: Mapping[str, str] = os.environ)
     except ConfigError as error:
         problems += error.problems
     return problems
-
-
-def key_file_problems(config: Config) -> list[str]:
-    """Keys of disk tiers that others can read. The key of the engine on this machine is looked at where it is started."""
-    paths = dict.fromkeys(server.key_path for server in config.engine.kv_servers if server.key_path is not None)
-    return [
-        f"{path}: others can read the disk tier's key; mend it with: chmod 600 {path}"
-        for path in paths
-        if path.exists() and is_exposed(path)
-    ]
-
-
-def is_exposed(path: Path) -> bool:
-    """Whether others than its owner can read the file, or change it."""
-    return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
 
 
 def _lost_secret(config: Config) -> str | None:

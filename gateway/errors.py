@@ -36,6 +36,37 @@ class BodyTooLong(errors.InvalidRequest):
         self.limit = limit
 
 
+class Malformed(errors.InvalidRequest):
+    """What came is not HTTP/1.1, or could be read in two ways."""
+
+    code = "malformed_request"
+
+
+class UrlTooLong(errors.InvalidRequest):
+    code = "url_too_long"
+
+
+class HeadersTooLong(errors.InvalidRequest):
+    code = "headers_too_large"
+
+
+class TooSlow(errors.KvshelfError):
+    """The request was not whole in time."""
+
+    code = "request_timeout"
+
+
+class WrongHost(errors.KvshelfError):
+    """The request is meant for another server, by its `Host`."""
+
+    code = "wrong_host"
+
+
+class TooManyConnections(errors.KvshelfError):
+    code = "too_many_connections"
+    retry_after_s = 1
+
+
 class NotReady(errors.Conflict):
     """The document has no version that can answer yet; `job` says how far the reading is."""
 
@@ -62,6 +93,11 @@ _STATUS: tuple[tuple[type[errors.KvshelfError], int, str], ...] = (
     (Forbidden, 403, "permission_error"),
     (BodyTooLong, 413, "invalid_request_error"),
     (NotText, 415, "invalid_request_error"),
+    (TooSlow, 408, "invalid_request_error"),
+    (UrlTooLong, 414, "invalid_request_error"),
+    (WrongHost, 421, "invalid_request_error"),
+    (HeadersTooLong, 431, "invalid_request_error"),
+    (TooManyConnections, 503, "server_error"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.NotFound, 404, "invalid_request_error"),
     (errors.Conflict, 409, "invalid_request_error"),
@@ -70,6 +106,8 @@ _STATUS: tuple[tuple[type[errors.KvshelfError], int, str], ...] = (
     (errors.StoreUnavailable, 503, "server_error"),
     (errors.EngineFailed, 502, "engine_error"),
 )
+STATUSES = tuple(sorted({500, *(status for _, status, _ in _STATUS)}))
+"""All that an error may have."""
 
 
 def status_of(error: errors.KvshelfError) -> tuple[int, str]:
@@ -88,6 +126,10 @@ def envelope(error: errors.KvshelfError) -> dict[str, Any]:
     return {"error": body}
 
 
+def encoded(error: errors.KvshelfError) -> bytes:
+    return msgspec.json.encode(envelope(error))
+
+
 def headers(error: errors.KvshelfError) -> dict[str, str]:
     retry_after_s = getattr(error, "retry_after_s", None)
     found = {"retry-after": str(retry_after_s)} if retry_after_s is not None else {}
@@ -97,7 +139,7 @@ def headers(error: errors.KvshelfError) -> dict[str, str]:
 
 
 def on_kvshelf_error(_: Request[Any, Any, Any], error: errors.KvshelfError) -> Response[bytes]:
-    return Response(msgspec.json.encode(envelope(error)), status_code=status_of(error)[0], media_type=JSON, headers=headers(error))
+    return Response(encoded(error), status_code=status_of(error)[0], media_type=JSON, headers=headers(error))
 
 
 def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

@@ -9,18 +9,33 @@ import msgspec
 from msgspec import Meta
 
 from backends.settings import LocalEngine, Name, Port, Positive, PositiveFloat
+from gateway.edge.hosts import is_loopback
 from gateway.tenants.keys import ENVIRONMENT
 from router.matching import CANDIDATES, Thresholds
 from router.policies import CHOICES, DEFAULT
 
 Share = Annotated[float, Meta(ge=0, le=1)]
+HostName = Annotated[str, Meta(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9_.-]*|\[?[0-9A-Fa-f:]+\]?)$")]
+Origin = Annotated[str, Meta(pattern=r"^https?://[^/\s*]+$")]
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/\s]+(/[^\s]*)?$")]
 
 
 class Server(msgspec.Struct, frozen=True):
+    """Where tenants' requests come in. The times and sizes hold for the operators' listener too."""
+
     host: str = "127.0.0.1"
     port: Port = 8000
     max_body_mib: Positive = 16
+    header_timeout_s: PositiveFloat = 10.0
+    """A connection whose request has not all its headers by then is closed."""
+    body_timeout_s: PositiveFloat = 30.0
+    """The same for its body, however steadily it trickles."""
+    max_connections: Positive = 1000
+    """Open at the same time on one listener; a further one gets 503 at once."""
+    allowed_hosts: tuple[HostName, ...] = ()
+    """Names in a request's `Host` beside localhost, addresses, and `host` above; `*.example.org` for those below it, `*` for any."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Origins whose pages may ask from a browser, e.g. https://app.example.org. Empty: none may."""
 
 
 class Admin(msgspec.Struct, frozen=True):
@@ -28,6 +43,17 @@ class Admin(msgspec.Struct, frozen=True):
 
     host: str = "127.0.0.1"
     port: Port = 8001
+    allowed_hosts: tuple[HostName, ...] = ()
+    """As `server.allowed_hosts`: for a Prometheus that scrapes it by a name, say."""
+    allow_beyond_loopback: bool = False
+    """Needed where `host` is not this machine's loopback: metrics and health have no key, and nothing here has TLS."""
+
+    def __post_init__(self) -> None:
+        if not (self.allow_beyond_loopback or is_loopback(self.host)):
+            raise ValueError(
+                f"`host` is {self.host}, which others can reach, and what it shows asks nobody for a key. Leave it at 127.0.0.1, or, "
+                "where a private network or a firewall keeps them away, set `admin.allow_beyond_loopback: true`"
+            )
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -70,16 +96,26 @@ class Engine(msgspec.Struct, frozen=True):
     check_interval_s: PositiveFloat = 2.0
     capacity: Positive = 64
     """Questions under way on one worker; more are refused at once with 503 and `retry-after`."""
-    kv_events: str | None = None
+    kv_events: Annotated[str, Meta(pattern=r"^(tcp://[^\s]+:[0-9]{1,5}|ipc://[^\s]+)$")] | None = None
     """Where workers elsewhere publish their KV events, e.g. tcp://10.0.0.5:5557: the gateway listens, they connect."""
     kv_server_events: Annotated[str, Meta(pattern=r"^[^\s:]+:[0-9]{1,5}$")] | None = None
     """Where KV servers elsewhere report their events (their `--coordinator-url`), e.g. 10.0.0.5:5558: the gateway listens."""
+    allow_beyond_loopback: bool = False
+    """Needed where `kv_events` or `kv_server_events` is not this machine's loopback: whoever reaches them is believed."""
     stall_timeout_s: PositiveFloat = 300.0
     """A worker that sends nothing for this long has failed: longer than a cold reading of the longest document."""
 
     def __post_init__(self) -> None:
         if (self.local is None) == (not self.workers):
             raise ValueError("give either `local` or `workers`, not both and not neither")
+        for what, address in (("kv_events", self.kv_events), ("kv_server_events", self.kv_server_events)):
+            host = (address or "").removeprefix("tcp://").rpartition(":")[0]
+            local = address is None or address.startswith("ipc://") or is_loopback(host)
+            if not (local or self.allow_beyond_loopback):
+                raise ValueError(
+                    f"`{what}` is {address}, which others can reach, and whoever reaches it is believed without a key. Where a private "
+                    "network or a firewall keeps all but the engines away, set `engine.allow_beyond_loopback: true`"
+                )
         if self.local is not None and self.kv_servers:
             raise ValueError("`kv_servers` go with `workers`; `local` starts its own")
         for what, named in (("workers", self.workers), ("kv_servers", self.kv_servers)):

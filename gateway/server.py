@@ -1,22 +1,26 @@
-"""The process around the app: its socket, uvicorn, and its log lines."""
+"""The process around the app: its socket, and uvicorn. `gateway/edge/` is what stands between them; `gateway/logs.py` has its lines."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
 
-import structlog
 import uvicorn
 from litestar import Litestar
 
+from gateway.edge.connection import Connection
+from gateway.edge.door import door
+from gateway.edge.limits import Limits
 from router.errors import KvshelfError
 
 CLOSE_STREAMS = "close_streams"
 """Where the application's state has a function that ends the streams which would not end by themselves."""
+LIMITS = "limits"
+"""Where it has what its listener bears from clients (`gateway/edge/limits.py`)."""
 GRACE_S = 25
 """Answers under way at the end may take this long to finish."""
 
@@ -35,14 +39,17 @@ class GatewayServer(uvicorn.Server):
     """uvicorn, with an event for having started, and with signals left to us."""
 
     def __init__(self, app: Litestar, *, grace_s: int = GRACE_S) -> None:
+        limits: Limits = app.state.get(LIMITS, Limits())
         super().__init__(
             uvicorn.Config(
-                app,
-                http="httptools",
+                cast(Any, door(app, limits)),
+                http=cast(type[asyncio.Protocol], partial(Connection, limits=limits)),
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=cast(int, limits.idle_s),
                 timeout_graceful_shutdown=grace_s,
             )
         )
@@ -60,21 +67,3 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
-
-
-def set_up_logging(log_level: str) -> None:
-    """Structured lines on standard error: for people on a terminal, JSON elsewhere. Never a key or a document's text."""
-    level = logging.getLevelNamesMapping().get(log_level.upper(), logging.INFO)
-    renderer: object = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    shared = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, renderer],  # type: ignore[list-item]
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it makes itself verbose when imported
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")

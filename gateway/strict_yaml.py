@@ -27,11 +27,24 @@ class ConfigError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """A key that stands twice in a mapping is an error: YAML itself lets the last one win in silence."""
+    """A key that stands twice in a mapping is an error: YAML itself lets the last one win in silence.
+
+    And so is a value that is not what it is written as, like a 32nd of May: with its place in the file.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"`{node.value!s:.40}` is not what it is written as; in quotes it would be text", node.start_mark
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # which is refused for being a key at all
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` stands twice", key.start_mark)
             seen.add(key.value)
@@ -41,7 +54,7 @@ class _Loader(yaml.SafeLoader):
 def read(path: Path, kind: type[S]) -> S:
     """The file as a `kind`. Relative paths in it are taken from the file's own folder. Raises ConfigError."""
     try:
-        raw = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+        raw = yaml.load(path.read_text("utf-8"), _Loader)  # noqa: S506 - a SafeLoader  # nosec B506
     except OSError as error:
         raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
@@ -50,6 +63,8 @@ def read(path: Path, kind: type[S]) -> S:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise ConfigError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: is nested too deeply"]) from error
     problems: list[str] = []
     value = _convert(raw, kind, "", path.resolve().parent, problems)
     if problems:

@@ -86,7 +86,7 @@ def gateway_ports(settings: LocalEngine) -> dict[str, int]:
 
 def shared_memory_file(settings: LocalEngine) -> Path:
     """The RAM tier's segment. LMCache puts its own prefix before the name it is given."""
-    return Path("/dev/shm") / f"lmcache_l1_pool_{_segment(settings)}"  # noqa: S108 - POSIX shared memory lives here
+    return Path("/dev/shm") / f"lmcache_l1_pool_{_segment(settings)}"  # noqa: S108 - POSIX shared memory lives here  # nosec B108
 
 
 def plain_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -172,7 +172,7 @@ def _version(python: Path) -> str | None:
     """`major.minor` of an interpreter, None if it does not run."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
-        answer = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+        answer = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=60, check=True)  # noqa: S603 - the environment that is being made  # nosec B603
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
@@ -215,7 +215,7 @@ def _run(command: Sequence[str], root: Path, log: Path, environment: Mapping[str
         output.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n")
         output.flush()
         try:
-            status = subprocess.run(list(command), cwd=root, env=variables, stdout=output, stderr=output, check=False).returncode  # noqa: S603
+            status = subprocess.run(list(command), cwd=root, env=variables, stdout=output, stderr=output, check=False).returncode  # noqa: S603 - commands of this file  # nosec B603
         except OSError as error:
             raise SetupError(f"{command[0]} can't be run: {error.strerror}. {hint}") from error
     if status:

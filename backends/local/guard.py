@@ -39,7 +39,7 @@ class Family:
                 os._exit(1)
 
         # preexec_fn is safe here, and only here: this process has one thread.
-        child = subprocess.Popen(  # noqa: S603 - the gateway's own command
+        child = subprocess.Popen(  # noqa: S603 - the gateway's own command  # nosec B603
             command, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True, preexec_fn=die_with_the_guard
         )
         self.pid = child.pid

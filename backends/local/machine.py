@@ -63,7 +63,7 @@ def worker_packages(python: Path, environment: Mapping[str, str]) -> dict[str, t
 
     Raises OSError where `python` can't be run, ValueError where it is no Python that answers.
     """
-    answer = subprocess.run(  # noqa: S603 - the configured interpreter
+    answer = subprocess.run(  # noqa: S603 - the configured interpreter  # nosec B603
         [str(python), "-I", "-c", PACKAGES_QUESTION], env=dict(environment), capture_output=True, timeout=60, check=False
     )
     if answer.returncode:

@@ -51,11 +51,11 @@ def unpack(source: Path, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     # Through float32, since GGUF's 4-bit blocks are unpacked into it; bfloat16 is what the workers serve.
-    model = AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(  # a file of an installed package  # nosec B615
         str(source.parent), gguf_file=source.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     model.bfloat16().save_pretrained(partial)
-    AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(partial)
+    AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(partial)  # the same file  # nosec B615
     (partial / MARKER).write_text(made_from(), "utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

@@ -25,7 +25,7 @@ BLOCK_TOKENS = 128
 """vLLM's block on a CPU; a multiple of the 16 on a GPU."""
 PROCESS_GIB = 3.0
 """A worker beside its weights and KV: Python, torch, buffers. Measured with vLLM 0.32 on a CPU."""
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lives here
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - POSIX shared memory lives here  # nosec B108
 
 
 class Report(msgspec.Struct, frozen=True):

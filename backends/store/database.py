@@ -103,6 +103,8 @@ def _explained(error: SQLAlchemyError | OSError) -> str:
     # Only the driver's own words: the library's message would add the statement.
     words = str(error.orig) if isinstance(error, DBAPIError) else str(error)
     words = re.sub(r"^<class '[\w.]+'>: ", "", words)
+    # And of these not what they show of a value: it may be a document's text.
+    words = re.sub(r"(?s)(invalid input for query argument \$\d+).*|\s*DETAIL:.*", r"\1", words)
     if "disk is full" in words or "No space left" in words:
         return f"The database's disk is full, so nothing was stored. Make room and try again. ({words})"
     return f"The database can't be used: {words or type(error).__name__}"

@@ -9,7 +9,8 @@ import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 
-from gateway.api.health import Health
+from gateway.api.description import GIVES
+from gateway.api.health import Health, Report
 from gateway.errors import JSON
 from gateway.tenants.doors import PUBLIC
 from observability.telemetry import Telemetry
@@ -20,7 +21,7 @@ def metrics(telemetry: NamedDependency[Telemetry]) -> Response[bytes]:
     return Response(telemetry.prometheus(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@get("/health/ready", opt=PUBLIC, tags=["health"])
+@get("/health/ready", opt={**PUBLIC, GIVES: {200: Report, 503: Report}}, tags=["health"])
 async def health(health: NamedDependency[Health]) -> Response[bytes]:
     """As the tenants' `/health/ready`, and what is wrong with what."""
     report = await health.report()

@@ -23,7 +23,7 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.types import Receive, Scope, Send
 
 from backends.base import Delta, Usage
-from gateway.api.asgi import disconnected, entity, no_cache, read_body, send_in_time
+from gateway.api.asgi import disconnected, entity, no_cache, read_body
 from gateway.api.chat_api import ChatRequest, Shaper, parse
 from gateway.api.jobs_api import edition_view, reading_view
 from gateway.asking.asker import Asker, Question
@@ -82,8 +82,7 @@ class ChatHandler:
             raise MethodNotAllowedException(headers={"allow": "POST"})
         principal: Principal = scope["auth"]
         raw = await read_body(receive, self._max_body_bytes)
-        span_of_it = self._telemetry.tracer.start_as_current_span(names.QUESTION_SPAN)
-        with span_of_it as span, self._streams.watched(principal) as key_is_over:
+        with self._telemetry.span(names.QUESTION_SPAN) as span, self._streams.watched(principal) as key_is_over:
             course = Course(span)
             answering = asyncio.ensure_future(self._answer(principal, raw, no_cache(scope), course, send))
             gone = asyncio.ensure_future(disconnected(receive))
@@ -206,22 +205,18 @@ class ChatHandler:
             course.usage = next((d.usage for d in reversed(gathered) if d.usage), course.usage)
             payload = shaper.whole(gathered, _total(course.usage, sources), sources)
             course.sent = "head"
-            await send_in_time(
-                send, {"type": "http.response.start", "status": 200, "headers": [*headers, *entity(JSON, len(payload))]}
-            )
-            await send_in_time(send, {"type": "http.response.body", "body": payload, "more_body": False})
+            await send({"type": "http.response.start", "status": 200, "headers": [*headers, *entity(JSON, len(payload))]})
+            await send({"type": "http.response.body", "body": payload, "more_body": False})
             return "ok"
         headers.append((b"cache-control", b"no-cache"))
-        await send_in_time(
-            send, {"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-type", b"text/event-stream")]}
-        )
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-type", b"text/event-stream")]})
         course.sent = "stream"
-        await send_in_time(send, {"type": "http.response.body", "body": shaper.opening(sources), "more_body": True})
+        await send({"type": "http.response.body", "body": shaper.opening(sources), "more_body": True})
         try:
             async for delta in deltas:
                 course.usage = delta.usage or course.usage
                 if delta.text or delta.finish_reason:
-                    await send_in_time(send, {"type": "http.response.body", "body": shaper.chunk(delta), "more_body": True})
+                    await send({"type": "http.response.body", "body": shaper.chunk(delta), "more_body": True})
         except KvshelfError as error:
             # The status line is gone: one event says it, and no [DONE] follows.
             log.warning("answer_broken_off", document=asked, error=str(error))
@@ -229,7 +224,7 @@ class ChatHandler:
             return "broken_off"
         include_usage = request.stream_options is not None and request.stream_options.include_usage
         ending = (shaper.usage(_total(course.usage, sources)) if include_usage else b"") + shaper.end()
-        await send_in_time(send, {"type": "http.response.body", "body": ending, "more_body": False})
+        await send({"type": "http.response.body", "body": ending, "more_body": False})
         return "ok"
 
 
@@ -244,7 +239,7 @@ async def _end(course: Course, send: Send) -> None:
 async def _send_error(error: KvshelfError, send: Send) -> None:
     """The last event of a stream."""
     event = b"data: " + msgspec.json.encode(envelope(error)) + b"\n\n"
-    await send_in_time(send, {"type": "http.response.body", "body": event, "more_body": False})
+    await send({"type": "http.response.body", "body": event, "more_body": False})
 
 
 def _total(usage: Usage, sources: Sequence[Source]) -> Usage:

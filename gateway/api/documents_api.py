@@ -14,6 +14,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 
 from backends.extract import NotText, text_of
 from backends.records import AuditEntry
+from gateway.api.description import GIVES, TAKES, Takes
 from gateway.api.documents_views import (
     NO_NUL,
     Changes,
@@ -59,7 +60,7 @@ class DocumentsController(Controller):
     ) -> DocumentView:
         return views.of(shelf.catalog.find(request.auth.viewer, document_id), request.auth.tenant)
 
-    @post(opt=needs("write", "share"))
+    @post(opt=needs("write", "share") | {TAKES: Takes(NewDocument, text=True), GIVES: {200: DocumentView, 202: DocumentView}})
     async def add_document(
         self,
         shelf: NamedDependency[Shelf],
@@ -86,7 +87,7 @@ class DocumentsController(Controller):
             new = NewDocument(text_of(body), document_id, title, shared=shared)
         return await _put(shelf, volumes, views, audit, request, new)
 
-    @patch("/{document_id:str}", opt=needs("write", "share"))
+    @patch("/{document_id:str}", opt=needs("write", "share") | {TAKES: Takes(Changes)})
     async def change_document(
         self,
         document_id: FromPath[str],

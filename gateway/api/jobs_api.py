@@ -12,6 +12,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
+from gateway.api.description import EVENTS, GIVES
 from gateway.errors import envelope
 from gateway.shelf.documents import Shelf
 from gateway.tenants.authenticator import Principal
@@ -74,7 +75,7 @@ class JobsController(Controller):
     ) -> JobView:
         return _find(shelf, moves, request.auth.viewer, job_id)
 
-    @get("/{job_id:str}/events")
+    @get("/{job_id:str}/events", opt={GIVES: {200: EVENTS}})
     async def follow_job(
         self,
         job_id: FromPath[str],

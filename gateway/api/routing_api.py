@@ -9,6 +9,7 @@ from litestar import Request, delete, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
+from gateway.api.description import TAKES, Takes
 from gateway.api.documents_api import decode
 from gateway.asking.second_look import SecondLook
 from gateway.errors import Forbidden
@@ -49,7 +50,7 @@ class Reset(msgspec.Struct, frozen=True):
     was_fitted: bool
 
 
-@post("/v1/route", status_code=200, tags=["routing"], opt=needs("ask"))
+@post("/v1/route", status_code=200, tags=["routing"], opt=needs("ask") | {TAKES: Takes(RouteRequest)})
 async def route(
     shelf: NamedDependency[Shelf],
     classifier: NamedDependency[Classifier],
@@ -72,7 +73,7 @@ async def route(
     return RouteView(tag, found.document, found.score, decision.candidates, volume)
 
 
-@post("/v1/route/fit", status_code=200, tags=["routing"], opt=needs("write"))
+@post("/v1/route/fit", status_code=200, tags=["routing"], opt=needs("write") | {TAKES: Takes(FitRequest)})
 async def fit(shelf: NamedDependency[Shelf], tuning: NamedDependency[Tuning], request: Request[Any, Principal, Any]) -> Fitted:
     """Fit this tenant's routing to labelled questions, say what that gives on questions held out, and keep it if it is better."""
     _need_all(request.auth)

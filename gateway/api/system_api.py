@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
 
+from gateway.api.description import GIVES
 from gateway.api.health import Health
 from gateway.config import Config
 from gateway.errors import JSON
 from gateway.tenants.doors import PUBLIC, needs
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    status: Literal["ready", "degraded", "unavailable"]
 
 
 class ModelView(msgspec.Struct, frozen=True):
@@ -36,13 +43,12 @@ async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-@get("/health/ready", opt=PUBLIC, tags=["health"])
+@get("/health/ready", opt={**PUBLIC, GIVES: {200: Readiness, 503: Readiness}}, tags=["health"])
 async def ready(health: NamedDependency[Health]) -> Response[bytes]:
     """200 where questions can be answered (`degraded`: with something missing), else 503.
 
     What is wrong with what is for operators: their listener's `/health/ready` says it.
     """
     report = await health.report()
-    return Response(
-        msgspec.json.encode({"status": report.status}), status_code=report.http_status, media_type=JSON, headers=report.headers
-    )
+    shown = Readiness(report.status)
+    return Response(msgspec.json.encode(shown), status_code=report.http_status, media_type=JSON, headers=report.headers)

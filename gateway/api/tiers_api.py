@@ -11,6 +11,7 @@ from litestar import Controller, Request, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from gateway.api.description import TAKES, Takes
 from gateway.api.documents_api import decode
 from gateway.api.jobs_api import JobView, move_view
 from gateway.shelf.documents import Shelf
@@ -43,7 +44,7 @@ class TiersController(Controller):
     tags = ("documents",)
     opt = needs("write", "share")
 
-    @post("/warm", status_code=202)
+    @post("/warm", status_code=202, opt={TAKES: Takes(Warming, optional=True)})
     async def warm(
         self,
         document_id: FromPath[str],
@@ -61,7 +62,7 @@ class TiersController(Controller):
         tier, where = Tier(asked.tier), asked.worker or asked.host
         return _move(shelf, moves, document, lambda one: moves.warm(one, tier, where))
 
-    @post("/evict", status_code=202)
+    @post("/evict", status_code=202, opt={TAKES: Takes(Evicting, optional=True)})
     async def evict(
         self,
         document_id: FromPath[str],

@@ -131,7 +131,7 @@ class Gatherer:
         return [task.result() for task in tasks]
 
     async def _ask_one(self, part: Question, chosen: Chosen, tenant: TenantId, whole: Course) -> Source:
-        with self._telemetry.tracer.start_as_current_span(names.PART_SPAN) as span:
+        with self._telemetry.span(names.PART_SPAN) as span:
             course = Course(span, part=True)
             course.chosen = chosen
             try:

@@ -128,7 +128,7 @@ class _Demo:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is ours to pass on, once
         )
-        assert process.stderr is not None  # noqa: S101 - asked for above
+        assert process.stderr is not None  # noqa: S101 - asked for above  # nosec B101
         lines: list[str] = []
         showing = asyncio.create_task(_show(process.stderr, log_path, lines))
         try:

@@ -23,10 +23,12 @@ from backends.tokenizer import load as load_tokenizer
 from gateway.app import create_apps
 from gateway.cli import key_file as key_files
 from gateway.cli.desk import operator
-from gateway.config import Config, database_url, is_exposed, load, secret_problems
+from gateway.config import Config, database_url, exposed, load, secret_problems
+from gateway.edge.hosts import is_loopback
 from gateway.errors import Unauthorized
+from gateway.logs import set_up_logging
 from gateway.parts import open_parts
-from gateway.server import GatewayServer, listen, set_up_logging
+from gateway.server import GatewayServer, listen
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
 from gateway.tenants.audit import AuditLog
@@ -96,6 +98,11 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
     problems: list[str] = []
     remarks: list[str] = []
     problems += secret_problems(config)
+    if not is_loopback(config.server.host):
+        remarks.append(
+            f"`server.host` is {config.server.host}: others can reach it, and keys and documents travel as they are. Put something that "
+            "speaks TLS in front (nginx, Caddy, a load balancer), and keep the port itself to it."
+        )
     try:
         database_url(config)
     except ConfigError as error:
@@ -112,8 +119,9 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
     problems += _disk_problems(config)
     local = config.engine.local
     if local is not None:
-        report = _stack(config, local).check()
-        problems += report.problems
+        stack = _stack(config, local)
+        report = stack.check()
+        problems += [*report.problems, *exposed(stack.key_path, "the disk tier's key")]
         remarks += report.remarks
         if not local.encrypted:
             remarks.append(
@@ -235,7 +243,7 @@ async def demo_key(store: Store, secret: bytes, path: Path, *, environment: str 
     with suppress(Unauthorized):
         principal = await Authenticator(store, secret).recognise(f"Bearer {kept}")
     if principal is not None:
-        if is_exposed(path):
+        if exposed(path, "it"):
             raise ConfigError(
                 [
                     f"{path}: others can read the API key in it. Mend it with: chmod 600 {path}, or delete the file to have another "

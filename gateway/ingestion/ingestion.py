@@ -79,7 +79,7 @@ class Ingestion:
         """One version, from wherever it stands to ready or failed."""
         started = time.perf_counter()
         outcome = "superseded"
-        with self._telemetry.tracer.start_as_current_span(READING_SPAN, attributes={DOCUMENT: document_id}) as span:
+        with self._telemetry.span(READING_SPAN, {DOCUMENT: document_id}) as span:
             try:
                 if await self._course(owner, document_id, version_id):
                     outcome = "ready"

@@ -221,9 +221,11 @@ class Classifier:
         except EmbedderOverloaded:
             return None  # for this question; the next one may be embedded again, and the counter of routes tells of it
         except (KvshelfError, RuntimeError) as error:
+            # A library's own words may quote what it was to embed.
+            words = str(error) if isinstance(error, KvshelfError) else f"The embedding model failed ({type(error).__name__})"
             if self.problem is None:
-                log.warning("embedding_failed", error=str(error), consequence="routing is lexical only")
-            self.problem = f"{error}: routing is lexical only"
+                log.warning("embedding_failed", error=words, exc_info=error, consequence="routing is lexical only")
+            self.problem = f"{words}: routing is lexical only"
             return None
         self.problem = None
         return vectors

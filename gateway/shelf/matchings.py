@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -16,29 +17,36 @@ from router.matching import Matching
 log = structlog.get_logger("matchings")
 
 
+LOOK_UP_S = 30.0
+"""So late another gateway's fit is used here."""
+
+
 class Matchings:
     """How each tenant's evidence is weighed."""
 
     def __init__(self, store: Store, *, now: Callable[[], float]) -> None:
         self._store = store
         self._now = now
-        self._known: dict[TenantId, Matching] = {}
+        self._known: dict[TenantId, tuple[Matching, float]] = {}
+        """With the time at which each was looked up."""
 
     async def get(self, tenant: TenantId) -> Matching:
-        """The tenant's own, else the shipped one; also where the store can't be reached."""
-        known = self._known.get(tenant)
-        if known is None:
-            try:
-                stored = await self._store.state(_name(tenant))
-            except StoreUnavailable:
-                return MATCHING
-            known = self._known.setdefault(tenant, _decoded(stored))
-        return known
+        """The tenant's own, else the shipped one. Where the store can't be reached, what was known before."""
+        before = self._known.get(tenant)
+        if before is not None and self._now() - before[1] < LOOK_UP_S:
+            return before[0]
+        if before is not None:
+            before = self._known[tenant] = before[0], self._now()  # others go by it while it is looked up
+        with suppress(StoreUnavailable):
+            found = _decoded(await self._store.state(_name(tenant)))
+            if self._known.get(tenant) is before:  # else something was put meanwhile
+                self._known[tenant] = found, self._now()
+        return self._known[tenant][0] if tenant in self._known else MATCHING
 
     async def put(self, tenant: TenantId, matching: Matching | None) -> None:
         """None: the shipped one again."""
         await self._store.put_state(_name(tenant), msgspec.json.encode(matching), self._now())
-        self._known[tenant] = matching or MATCHING
+        self._known[tenant] = matching or MATCHING, self._now()
 
 
 def _name(tenant: TenantId) -> str:

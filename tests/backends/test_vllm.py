@@ -128,8 +128,8 @@ async def test_usage_without_details_counts_nothing_as_cached(
     ("fault", "words"),
     [
         (
-            lambda stream: stream.send({"error": {"message": "CUDA is gone", "type": "x", "code": 500}}),
-            "Worker w1 failed: CUDA is gone",
+            lambda stream: stream.send({"error": {"message": "prompt: [1, 2, 3]", "type": "InternalServerError", "code": 500}}),
+            "Worker w1 failed (InternalServerError); its log says why.",
         ),
         (lambda stream: stream.send("{"), "Worker w1 sent something unreadable"),
         (lambda stream: stream.send({"choices": [{"text": 5}]}), "Worker w1 sent something unreadable"),
@@ -149,6 +149,20 @@ async def test_an_answer_that_goes_wrong_says_whether_a_token_had_come(
     error = await failure(worker)
     assert str(error).startswith(words)
     assert error.started is started
+
+
+async def test_bytes_that_can_not_be_read_are_not_shown(worker: VllmWorker, vllm: FakeVllm) -> None:
+    """aiohttp quotes them in its error: they may be an answer's."""
+
+    async def answer(stream: Stream) -> None:
+        await stream.text("It")
+        assert stream.request.transport is not None
+        stream.request.transport.write(b"the canary of an answer in the place of a chunk's size\r\n")
+
+    vllm.answer = answer
+    with pytest.raises((EngineFailed, EngineUnavailable)) as caught:
+        await answered(worker)
+    assert "canary" not in str(caught.value)
 
 
 async def test_a_worker_that_dies_in_the_middle_has_failed(worker: VllmWorker, vllm: FakeVllm) -> None:
@@ -179,16 +193,18 @@ async def test_a_worker_that_falls_silent_has_failed(url: str, session: aiohttp.
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 async def test_a_worker_that_refuses_work_now_is_unavailable(worker: VllmWorker, vllm: FakeVllm, status: int) -> None:
     vllm.refusal = web.json_response({"error": {"message": "The engine is asleep.", "code": status}}, status=status)
-    with pytest.raises(EngineUnavailable, match=rf"refuses work now \({status}\): The engine is asleep\.$"):
+    with pytest.raises(EngineUnavailable, match=rf"refuses work now \({status}, no known reason\)\.$"):
         await answered(worker)
 
 
 @pytest.mark.parametrize(
     ("refusal", "words"),
     [
-        ({"error": {"message": "max_tokens is too large", "type": "BadRequestError"}}, "max_tokens is too large"),
-        ({"detail": "Not Found"}, '{"detail": "Not Found"}'),
-        ({"error": "plain words"}, '{"error": "plain words"}'),
+        ({"error": {"message": "[1, 2, 3] is too large", "type": "BadRequestError"}}, "BadRequestError"),
+        ({"error": {"message": "wrong", "type": None}}, "no known reason"),
+        ({"error": {"message": "wrong", "type": "the prompt: 1, 2, 3"}}, "no known reason"),
+        ({"detail": "Not Found"}, "no known reason"),
+        ({"error": "plain words"}, "no known reason"),
     ],
 )
 async def test_a_worker_that_refuses_the_request_has_failed(
@@ -196,7 +212,7 @@ async def test_a_worker_that_refuses_the_request_has_failed(
 ) -> None:
     vllm.refusal = web.json_response(refusal, status=400)
     error = await failure(worker)
-    assert str(error) == f"Worker w1 answered 400: {words}"
+    assert str(error) == f"Worker w1 answered 400 ({words}); its log says why."
     assert not error.started
 
 
@@ -220,7 +236,7 @@ async def test_a_worker_that_hangs_up_before_it_answers_is_unavailable(worker: V
 
 async def test_a_worker_that_hangs_up_while_it_says_what_is_wrong_has_failed(worker: VllmWorker, vllm: FakeVllm) -> None:
     vllm.hangs_up = "after the status"
-    assert str(await failure(worker)).startswith("Worker w1 answered 500: ")
+    assert str(await failure(worker)).startswith("Worker w1 answered 500 (")
 
 
 async def leave_after_the_first_token(worker: VllmWorker) -> None:

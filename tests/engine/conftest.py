@@ -190,9 +190,9 @@ class RealGateway:
                     got["cached_tokens"] = event["usage"]["prompt_tokens_details"]["cached_tokens"]
         return got
 
-    async def move(self, document_id: str, verb: str, **where: str) -> dict[str, Any]:
+    async def move(self, document_id: str, verb: str, *, key: str | None = None, **where: str) -> dict[str, Any]:
         """Warm or evict a document, and wait until that is done; the job."""
-        headers = {"authorization": f"Bearer {self.key}"}
+        headers = {"authorization": f"Bearer {key or self.key}"}
         async with self.session.post(f"{self.url}/v1/documents/{document_id}/{verb}", json=where, headers=headers) as response:
             assert response.status == 202, await response.text()
             job: dict[str, Any] = await response.json()

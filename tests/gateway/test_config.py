@@ -137,18 +137,6 @@ def test_a_lost_secret_is_refused_rather_than_made_anew(minimal: Config) -> None
     assert config.secret_problems(minimal, {SECRET_VARIABLE: STRONG}) == []
 
 
-def test_a_disk_tiers_key_that_others_can_read_is_told_with_the_way_to_mend_it(tmp_path: Path) -> None:
-    key = tmp_path / "kv.key"
-    key.touch(0o600)
-    given = load(
-        tmp_path, MINIMAL.replace("engine:", "engine:\n  kv_servers: [{url: 'http://h:2', disk_path: kv, key_path: kv.key}]")
-    )
-    assert config.key_file_problems(given) == []
-    key.chmod(0o604)
-    assert config.key_file_problems(given) == [f"{key}: others can read the disk tier's key; mend it with: chmod 600 {key}"]
-    assert config.secret_problems(given, {}) == config.key_file_problems(given)
-
-
 @pytest.mark.parametrize("weak", ["", "change-me", STRONG[:31], "a" * 64, "abcabc" * 12, STRONG[:30] + "  \n"])
 def test_a_weak_secret_is_refused_wherever_it_comes_from(minimal: Config, weak: str) -> None:
     minimal.secret_path.parent.mkdir()

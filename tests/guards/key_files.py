@@ -19,8 +19,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "a server secret that others can read is refused",
         CONFIG,
-        "    if is_exposed(path):\n        raise ConfigError([f\"{path}: others can read the server's",
-        "    if path is None:\n        raise ConfigError([f\"{path}: others can read the server's",
+        'if problems := exposed(path, "the server\'s secret"):',
+        "if problems := []:",
         (f"{OF_CONFIG}::test_a_secret_that_others_can_reach_is_refused",),
     ),
     Guard(
@@ -47,7 +47,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "an API key's file that others can read is refused",
         "gateway/cli/serve.py",
-        "if is_exposed(path):",
+        'if exposed(path, "it"):',
         "if path is None:",
         (f"{OF_SERVE}::test_a_key_that_works_in_a_file_that_others_can_reach_is_refused_with_the_way_to_mend_it",),
     ),

@@ -60,8 +60,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "fitting needs `write`",
         ROUTING_API,
-        '@post("/v1/route/fit", status_code=200, tags=["routing"], opt=needs("write"))',
-        f'@post("/v1/route/fit", status_code=200, tags=["routing"], opt=needs({ANY}))',
+        '@post("/v1/route/fit", status_code=200, tags=["routing"], opt=needs("write")',
+        f'@post("/v1/route/fit", status_code=200, tags=["routing"], opt=needs({ANY})',
         (EACH_ROUTE,),
     ),
     Guard(
@@ -89,15 +89,15 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "adding needs `write` or `share`",
         DOCUMENTS_API,
-        '@post(opt=needs("write", "share"))',
-        f"@post(opt=needs({ANY}))",
+        '@post(opt=needs("write", "share")',
+        f"@post(opt=needs({ANY})",
         (f"{OF_SCOPES}::test_what_a_key_may_not_do_is_refused_before_its_body_is_looked_at",),
     ),
     Guard(
         "changing needs `write` or `share`",
         DOCUMENTS_API,
-        '@patch("/{document_id:str}", opt=needs("write", "share"))',
-        f'@patch("/{{document_id:str}}", opt=needs({ANY}))',
+        '@patch("/{document_id:str}", opt=needs("write", "share")',
+        f'@patch("/{{document_id:str}}", opt=needs({ANY})',
         (EACH_ROUTE, NOTHING_TOLD),
     ),
     Guard(

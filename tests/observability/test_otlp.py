@@ -36,7 +36,7 @@ async def collector() -> AsyncIterator[tuple[Collector, str]]:
 async def test_spans_and_metrics_are_exported_at_the_latest_when_the_gateway_ends(collector: tuple[Collector, str]) -> None:
     received, url = collector[0].received, collector[1]
     telemetry = Telemetry(otlp_endpoint=url)
-    with telemetry.tracer.start_as_current_span(names.QUESTION_SPAN) as span:
+    with telemetry.span(names.QUESTION_SPAN) as span:
         span.set_attribute(names.DOCUMENT, "lease")
         telemetry.questions.add(1, {names.TIER: "gpu"})
     await asyncio.to_thread(telemetry.close)  # it posts from a thread, and the collector answers from this loop

@@ -125,3 +125,34 @@ def test_a_kv_server_whose_files_are_taken_for_plain_ones_is_warned_of(good: Pat
         good.write_text(CONFIG.replace("catalog:", server % key + "catalog:"))
         result = check(good)
         assert (result.exit_code, words in result.stderr, bool(result.stderr)) == (0, True, bool(words))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.1.2.3", "::"])  # noqa: S104
+def test_a_listener_that_others_reach_is_told_to_have_tls_in_front(good: Path, host: str) -> None:
+    good.write_text(f"{CONFIG}server: {{host: '{host}'}}\n")
+    result = check(good)
+    assert result.exit_code == 0
+    assert f"! `server.host` is {host}: others can reach it" in result.stderr
+    assert "TLS" in result.stderr
+
+
+def test_a_key_that_others_can_read_is_told_with_the_command_that_mends_it(good: Path) -> None:
+    key = good.parent / "kv.key"
+    key.write_bytes(b"k" * 32)
+    good.write_text(
+        CONFIG.replace("catalog:", f"  kv_servers: [{{url: 'http://127.0.0.1:8180', disk_path: kv, key_path: {key}}}]\ncatalog:")
+    )
+    for mode, code in ((0o644, 1), (0o640, 1), (0o600, 0)):
+        key.chmod(mode)
+        result = check(good)
+        assert (result.exit_code, f"chmod 600 {key}" in result.stderr) == (code, bool(code))
+
+
+def test_the_local_engines_key_is_looked_at_too(good: Path) -> None:
+    good.write_text(CONFIG.partition("  workers:")[0] + "  local: {python: nowhere, disk_path: kv}\n")
+    key = good.parent / "data" / "kv.key"
+    key.parent.mkdir()
+    key.write_bytes(b"k" * 32)
+    for mode in (0o644, 0o600):
+        key.chmod(mode)
+        assert (f"chmod 600 {key}" in check(good).stderr) == (mode == 0o644)
