@@ -163,7 +163,7 @@ GUARDS: tuple[Guard, ...] = (
         CONNECTION,
         "        if self._deaf or self.parser is None:\n",
         "        if self.parser is None:\n",
-        (f"{FRAMING}::test_what_follows_a_refusal_is_not_read",),
+        (f"{SLOW}::test_what_follows_a_refusal_is_not_read",),
     ),
     Guard(
         "a refusal takes nothing from an answer under way",

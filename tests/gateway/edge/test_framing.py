@@ -183,15 +183,6 @@ async def test_a_refusal_is_read_also_by_who_is_still_sending(small: Small) -> N
     assert answer.status == 431
 
 
-async def test_what_follows_a_refusal_is_not_read(small: Small) -> None:
-    async with wire(small.url) as sent:
-        await sent.send(b"GET /scope HTTP/1.1\r\nhost: x\r\nx-long: " + b"a" * 2 * HEAD_BYTES)
-        assert (await sent.answer()).status == 431
-        await sent.send(b"\r\n\r\n" + HIDDEN)
-        assert await sent.rest() == b""
-    assert small.seen == []
-
-
 @pytest.mark.parametrize("path", [b"/echo", b"/deaf", b"/raw", b"/nowhere"])
 @pytest.mark.parametrize("length", [MAX_BODY + 1, 10**12, 10**18])
 async def test_a_body_that_says_it_is_too_long_is_refused_unread_on_every_path(small: Small, path: bytes, length: int) -> None:
