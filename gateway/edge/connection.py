@@ -60,6 +60,7 @@ class Connection(HttpToolsProtocol):
         """The part and the message that the client's time runs for."""
         self._waiting: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._packet = 0
         self._head_bytes = 0
         self._framing_bytes = 0
@@ -78,7 +79,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
-        for timer in (self._waiting, self._stalled):
+        for timer in (self._waiting, self._stalled, self._lingering):
             if timer is not None:
                 timer.cancel()
 
@@ -257,7 +258,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
-        self._stalled = self.loop.call_later(LINGER_S, self.transport.abort)
+        self._lingering = self.loop.call_later(LINGER_S, self.transport.abort)
 
 
 def _size(url: bytes, fields: list[tuple[bytes, bytes]]) -> int:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import DBAPIError
 
-from backends.store.database import Database
+from backends.store.database import Database, _explained
 from backends.store.sql_store import SqlStore
 from router.documents import Descriptor
 from router.errors import StoreUnavailable
@@ -169,3 +170,19 @@ async def test_a_failed_transaction_is_undone(sqlite_url: str) -> None:
     assert list(await stored(store)) == [("acme", "lease")]
     await database.close()
     await store.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("invalid input for query argument $3: 'the canary of a text' (a str is expected)", "invalid input for query argument $3"),
+        (
+            "duplicate key value violates unique constraint\nDETAIL:  Key (id)=(canary) already exists.",
+            "duplicate key value violates",
+        ),
+    ],
+)
+def test_what_a_driver_shows_of_a_value_is_not_repeated(words: str, kept: str) -> None:
+    told = _explained(DBAPIError("INSERT canary", {"text": "canary"}, Exception(words)))
+    assert kept in told
+    assert "canary" not in told

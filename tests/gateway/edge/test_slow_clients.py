@@ -58,6 +58,16 @@ async def test_headers_that_do_not_arrive_are_408_and_the_connection_closes(smal
     assert small.seen == []
 
 
+async def test_what_follows_a_refusal_is_not_read(small: Small) -> None:
+    async with wire(small.url) as late:
+        await late.send(GET[:-2])
+        assert (await late.answer()).status == 408
+        await late.send(b"\r\n" + GET)
+        assert await late.rest() == b""
+        await exchange(small.url, GET)  # which comes after it
+    assert small.seen == ["/scope"]
+
+
 @pytest.mark.parametrize("head", [b"POST /echo HTTP/1.1\r\nhost: x\r\nx-long: ", HEAD, HEAD.replace(b"echo", b"raw ")], ids=repr)
 async def test_a_byte_now_and_then_gains_no_time(small: Small, head: bytes) -> None:
     async with wire(small.url) as slow:
