@@ -51,7 +51,7 @@ def _for_tenants(graph: Graph) -> Litestar:
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
         await graph.chat(scope, receive, send)
 
-    names = ("config", "shelf", "volumes", "classifier", "second_look", "tuning", "health", "views", "moves")
+    names = ("config", "shelf", "volumes", "extractor", "classifier", "second_look", "tuning", "health", "views", "moves")
     return Litestar(
         route_handlers=[
             chat_completions,

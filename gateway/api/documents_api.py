@@ -12,7 +12,8 @@ from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from backends.extract import NotText, text_of
+from backends.extract import NotText
+from backends.extraction.extractor import MEDIA_TYPES, Extractor, Kind
 from gateway.api.documents_views import (
     NO_NUL,
     Changes,
@@ -59,6 +60,7 @@ class DocumentsController(Controller):
         self,
         shelf: NamedDependency[Shelf],
         volumes: NamedDependency[Volumes],
+        extractor: NamedDependency[Extractor],
         views: NamedDependency[DocumentViews],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
@@ -67,8 +69,8 @@ class DocumentsController(Controller):
     ) -> Response[DocumentView]:
         """Add a document or replace its content; it is read in the background (202), or is there already (200).
 
-        The body is JSON (`NewDocument`), or the text itself as text/plain or text/markdown with `id`, `title` and
-        `shared` in the query.
+        The body is JSON (`NewDocument`), or the document itself with `id`, `title` and `shared` in the query: text as text/plain or
+        text/markdown, a page as text/html, a PDF as application/pdf.
         """
         body = await request.body()
         kind = request.content_type[0]
@@ -77,7 +79,9 @@ class DocumentsController(Controller):
         elif kind == "multipart/form-data":
             raise NotText("Send the text itself instead of a form, e.g. with: curl --data-binary @FILE", param="text")
         else:
-            new = NewDocument(text_of(body), document_id, title, shared=shared)
+            request.auth.need("share" if shared else "documents")  # nobody else's file is worth a process
+            text = await extractor.text(body, MEDIA_TYPES.get(kind, Kind.TEXT))
+            new = NewDocument(text, document_id, title, shared=shared)
         return await _put(shelf, volumes, views, request.auth, new)
 
     @patch("/{document_id:str}")

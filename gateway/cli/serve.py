@@ -16,6 +16,7 @@ import uvloop
 from rich.console import Console
 
 from backends.base import Store
+from backends.extraction.extractor import Extractor
 from backends.lmcache import kv_bytes_a_token
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine
@@ -103,7 +104,7 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
         problems.append(str(error))
     if config.catalog is not None:
         try:
-            catalog_file.load(config.catalog)
+            asyncio.run(catalog_file.load(config.catalog, Extractor(config.extraction)))
         except ConfigError as error:
             problems += error.problems
     problems += _disk_problems(config)

@@ -9,7 +9,8 @@ from pathlib import Path
 import structlog
 
 from backends.base import Embedder, Vectors
-from backends.extract import text_of
+from backends.extraction.extractor import Extractor
+from backends.settings import Extraction
 from backends.words import content_words
 from gateway.shelf.index import Index, features
 from router.defaults import MATCHING
@@ -30,7 +31,7 @@ async def index(folder: Path, embedder: Embedder | None, *, on_document: Callabl
 
     Files that are no text are left out and said. Raises KvshelfError where nothing is left, or two have one id.
     """
-    texts = _texts(folder)
+    texts = await _texts(folder)
     documents, found = [], []
     for number, (document_id, text) in enumerate(texts.items()):
         descriptor = Descriptor(guess_title(text, document_id))
@@ -59,13 +60,14 @@ async def ask(
     return judged, seconds
 
 
-def _texts(folder: Path) -> dict[str, str]:
+async def _texts(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
+    extractor = Extractor(Extraction())
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name.startswith("."):
             continue
         try:
-            text = clean_text(text_of(path.read_bytes(), name=str(path)))
+            text = clean_text(await extractor.text_of_file(path))
         except KvshelfError as error:
             log.warning("left_out", file=path.name, error=str(error))
             continue
