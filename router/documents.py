@@ -10,11 +10,13 @@ import hashlib
 import hmac
 import re
 import unicodedata
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NewType
 
 import msgspec
 
+from router.characters import check_shown
 from router.errors import InvalidRequest
 
 TenantId = NewType("TenantId", str)
@@ -46,6 +48,17 @@ class Descriptor(msgspec.Struct, frozen=True):
     questions: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     """What else it is called: contract numbers, product names. A question that has one goes to this document."""
+
+
+def check_descriptor(
+    *, title: str = "", summary: str = "", tags: Iterable[str] = (), questions: Iterable[str] = (), aliases: Iterable[str] = ()
+) -> None:
+    """Raises InvalidRequest for what people must not say of a document: characters that are not shown."""
+    check_shown((title,), what="title")
+    check_shown((summary,), what="summary", lines=True)
+    check_shown(tags, what="tags")
+    check_shown(questions, what="questions", lines=True)
+    check_shown(aliases, what="aliases")
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

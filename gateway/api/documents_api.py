@@ -15,7 +15,6 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from backends.extract import NotText
 from backends.extraction.extractor import MEDIA_TYPES, Extractor, Kind
 from gateway.api.documents_views import (
-    NO_NUL,
     Changes,
     Deleted,
     DocumentList,
@@ -26,6 +25,7 @@ from gateway.api.documents_views import (
 from gateway.shelf.documents import Shelf
 from gateway.shelf.volumes import Volumes
 from gateway.tenants.authenticator import Principal
+from router.characters import ONE_LINE
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, check_id, content_digest, slug
 from router.errors import Conflict, InvalidRequest
@@ -64,7 +64,7 @@ class DocumentsController(Controller):
         views: NamedDependency[DocumentViews],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
-        title: Annotated[str | None, QueryParameter(max_length=300, pattern=NO_NUL)] = None,
+        title: Annotated[str | None, QueryParameter(max_length=300, pattern=ONE_LINE)] = None,
         shared: FromQuery[bool] = False,
     ) -> Response[DocumentView]:
         """Add a document or replace its content; it is read in the background (202), or is there already (200).

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -15,12 +14,13 @@ from backends.extraction.extractor import Extractor
 from backends.settings import Extraction
 from gateway.cli import tiers
 from gateway.cli.client import Client, connected
+from gateway.cli.terminal import Terminal
 from router.documents import slug
 from router.errors import KvshelfError
 from router.retention import MAX_TTL_S
 
-OUT = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
-ERR = Console(stderr=True, highlight=False)
+OUT = Terminal()
+ERR = Terminal(stderr=True)
 PINNED = {"pinned": True, "ttl_s": None}
 """A pin from the command line ends a TTL: the gateway refuses to have both."""
 

@@ -12,18 +12,18 @@ from typing import TypeVar
 
 import msgspec
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from backends.base import Store
 from backends.store.sql_store import SqlStore
 from gateway import config
+from gateway.cli.terminal import Terminal
 from gateway.strict_yaml import ConfigError
 from gateway.tenants.keys import SCOPES, new_key
 from router.documents import TenantId, check_id
 from router.errors import KvshelfError
 
-OUT = Console(highlight=False, markup=False, emoji=False)  # names are shown as they are
+OUT = Terminal()
 
 T = TypeVar("T")
 ConfigPath = click.Path(path_type=Path, dir_okay=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 import rich_click as click
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 
 from backends.base import Store
 from backends.extraction.extractor import Extractor
@@ -31,6 +32,7 @@ from gateway.strict_yaml import ConfigError
 from gateway.tenants import keys
 from gateway.tenants.authenticator import Authenticator
 from gateway.tiers.disk_keeper import GIB
+from router.characters import escaped
 from router.documents import TenantId
 from router.errors import KvshelfError
 from router.prompts import derive
@@ -81,9 +83,9 @@ def check(config_path: Path) -> None:
     else:
         problems, remarks = _look_at(config)
     for remark in remarks:
-        ERR.print(f"[yellow]![/yellow] {remark}", soft_wrap=True)
+        ERR.print(f"[yellow]![/yellow] {escape(remark)}", soft_wrap=True)
     for problem in problems:
-        ERR.print(f"[red]✗[/red] {problem}", soft_wrap=True)
+        ERR.print(f"[red]✗[/red] {escape(escaped(problem))}", soft_wrap=True)
     if problems:
         raise SystemExit(1)
     OUT.print(f"[green]✓[/green] {config_path}: nothing wrong.")
@@ -152,7 +154,7 @@ def _stack(config: Config, settings: LocalEngine) -> LocalStack:
         config.model,
         chunk_tokens=config.engine.chunk_tokens,
         data_path=config.data_path,
-        on_event=lambda line: ERR.print(f"[dim]{line}[/dim]"),
+        on_event=lambda line: ERR.print(f"[dim]{escape(line)}[/dim]"),
     )
 
 

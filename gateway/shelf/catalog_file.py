@@ -22,7 +22,7 @@ from gateway.shelf.documents import Shelf
 from gateway.shelf.volumes import Volumes
 from gateway.strict_yaml import ConfigError
 from router.descriptors import guess_title
-from router.documents import SHARED, Descriptor, DocumentId, Owner, check_id
+from router.documents import SHARED, Descriptor, DocumentId, Owner, check_descriptor, check_id
 from router.errors import KvshelfError, StoreUnavailable
 from router.prompts import clean_text
 from router.retention import MAX_TTL_S, Retention
@@ -60,6 +60,9 @@ class Entry(msgspec.Struct, frozen=True):
         try:
             check_id(self.id)
             check_id(self.tenant or "x", what="tenant")
+            check_descriptor(
+                title=self.title or "", summary=self.summary, tags=self.tags, questions=self.questions, aliases=self.aliases
+            )
         except KvshelfError as error:
             raise ValueError(str(error)) from error
 

@@ -73,7 +73,7 @@ async def test_an_id_is_the_gateways_to_make_where_a_files_name_gives_none(cli: 
     ("name", "data", "words"),
     [
         ("latin.md", "Über alles".encode("latin-1"), "iconv -f LATIN1 -t UTF-8"),
-        ("paper.pdf", b"%PDF-1.7 \xff", "is a PDF"),
+        ("paper.pdf", b"%PDF-1.7 \xff", "is no PDF that can be read"),
         ("blank.md", b" \n", "is empty"),
         ("long.md", b"word " * 4000, "the model reads at most"),
     ],
