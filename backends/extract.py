@@ -45,7 +45,8 @@ def text_of(data: bytes, *, name: str = "The document") -> str:
         what = "binary data"
     if what is not None:
         raise NotText(
-            f"{name} is {what}; kvshelf reads plain text and Markdown in UTF-8, HTML, and PDF. Convert it to text first.", param="text"
+            f"{name} is {what}; kvshelf reads plain text and Markdown in UTF-8, HTML, and PDF. Convert it to text first.",
+            param="text",
         )
     try:
         return data.decode("utf-8")

@@ -14,6 +14,8 @@ from router.documents import Descriptor
 PASSAGE_CHARACTERS = 800
 """About 200 word pieces: what a small embedding model (256 at most) reads without cutting."""
 MAX_PASSAGES = 400
+TITLE_WITHIN = 2_000
+"""Where a title is looked for: so many characters from the beginning."""
 
 # Greedy up to the last letter: it must stay linear in a line that somebody fills with spaces.
 _HEADING = re.compile(r"^(#{1,6})\s+(.*[^\s#]#*|)[\s#]*$")
@@ -38,7 +40,7 @@ def passages(text: str) -> tuple[str, ...]:
 
 def guess_title(text: str, otherwise: str) -> str:
     """The first heading, else the first line, else `otherwise`; at most 120 characters."""
-    for line in text.splitlines():
+    for line in text.lstrip()[:TITLE_WITHIN].splitlines():
         heading = _HEADING.match(line)
         words = shown(heading[2] if heading else line)  # on one line: a manual page's first line is set in columns
         if words:

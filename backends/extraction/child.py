@@ -120,5 +120,4 @@ def main(kind: str, memory_bytes: int, cpu_s: int, max_text_bytes: int, max_page
 
 if __name__ == "__main__":
     code = main(sys.argv[1], *map(int, sys.argv[2:]))
-    sys.stdout = None  # type: ignore[assignment]
     os._exit(code)  # the libraries' own way out takes as long as the reading, and is no use any more

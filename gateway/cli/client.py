@@ -118,9 +118,10 @@ def connected(command: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
         try:
             asyncio.run(main())
-        except click.ClickException as error:
-            error.message = escaped(error.message)  # what the gateway says may quote anybody
+        except click.UsageError:
             raise
+        except click.ClickException as error:  # what the gateway says may quote anybody
+            raise click.ClickException(escaped(error.message)) from error
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,9 +64,7 @@ async def ask(
 async def _texts(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     extractor = Extractor(Extraction())
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith("."):
-            continue
+    for path in await asyncio.to_thread(_files, folder):
         try:
             text = clean_text(await extractor.text_of_file(path))
         except KvshelfError as error:
@@ -78,3 +77,7 @@ async def _texts(folder: Path) -> dict[str, str]:
     if not found:
         raise KvshelfError(f"{folder} holds no text file.")
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
