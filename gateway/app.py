@@ -18,7 +18,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.types import Receive, Scope, Send
 
 from gateway.api import admin_api, routing_api, system_api
-from gateway.api.asgi import request_id
+from gateway.api.asgi import request_id, uncompressed
 from gateway.api.documents_api import DocumentsController
 from gateway.api.jobs_api import JobsController
 from gateway.api.tiers_api import TiersController
@@ -66,7 +66,7 @@ def _for_tenants(graph: Graph) -> Litestar:
             system_api.ready,
         ],
         dependencies=_dependencies(graph, *names),
-        middleware=[request_id, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
+        middleware=[request_id, uncompressed, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(title="kvshelf", version="0.1.0", path="/schema"),
@@ -80,7 +80,7 @@ def _for_operators(graph: Graph) -> Litestar:
     return Litestar(
         route_handlers=[admin_api.metrics, admin_api.health],
         dependencies=_dependencies(graph, "telemetry", "health"),
-        middleware=[request_id, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
+        middleware=[request_id, uncompressed, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(title="kvshelf for operators", version="0.1.0", path="/schema"),
         logging_config=None,

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
+from router.characters import check_shown
+from router.errors import InvalidRequest
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -50,6 +53,8 @@ def read(path: Path, kind: type[S]) -> S:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise ConfigError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: is nested too deeply"]) from error
     problems: list[str] = []
     value = _convert(raw, kind, "", path.resolve().parent, problems)
     if problems:
@@ -108,6 +113,10 @@ def _leaf(hint: Any, value: Any, base: Path) -> Any:
     if hint is Path:
         if not isinstance(value, str) or not value:
             raise ValueError(f"expected a path, got {value!r}")
+        try:
+            check_shown((value,), what="path")
+        except InvalidRequest as error:
+            raise ValueError(str(error)) from error
         # Not resolved: a virtual environment's interpreter must stay the link that it is.
         return Path(value).expanduser() if Path(value).expanduser().is_absolute() else base / value
     raise NotImplementedError(hint)

@@ -56,8 +56,10 @@ class ExtractionBusy(KvshelfError):
 class Extractor:
     """Reads files, `at_once` of them; others wait. Its children take what `settings` allow and no more."""
 
-    def __init__(self, settings: Extraction) -> None:
+    def __init__(self, settings: Extraction, *, child: Path = CHILD) -> None:
+        """`child`: the script that reads a file."""
         self._settings = settings
+        self._child = child
         self._turn = asyncio.Semaphore(settings.at_once)
         self._waiting = 0
 
@@ -91,7 +93,7 @@ class Extractor:
         max_text_bytes = limits.max_text_mib * 2**20
         numbers = (limits.memory_mib * 2**20, math.ceil(limits.time_s), max_text_bytes, limits.max_pages)
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", str(CHILD), kind.value, *map(str, numbers)),
+            *(sys.executable, "-I", str(self._child), kind.value, *map(str, numbers)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

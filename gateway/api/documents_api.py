@@ -144,3 +144,5 @@ def decode(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body can't be used: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body can't be used: it is nested too deeply.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 
@@ -75,6 +76,18 @@ class Reading(msgspec.Struct, frozen=True):
         if not 0 < len(volumes) <= self.max_volumes:
             raise self._too_long(self.prefix_tokens(text), len(volumes))
         return volumes
+
+    def check_messages(self, texts: Sequence[str]) -> None:
+        """Raises DocumentTooLong for messages that are far longer than the context, before they are laid out."""
+        most = self.context_tokens
+        least = self._at_least("\n".join(texts), most) if len(texts) <= most else len(texts)
+        if least is not None:
+            raise DocumentTooLong(
+                f"The model's context is {most} tokens; your messages alone take about {least}. Shorten the conversation.",
+                tokens=least,
+                limit=most,
+                param="messages",
+            )
 
     def prefix_tokens(self, text: str) -> int:
         """What a version of this text takes."""
