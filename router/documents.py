@@ -12,9 +12,10 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import NewType
+from typing import Annotated, NewType
 
 import msgspec
+from msgspec import Meta
 
 from router.characters import check_shown
 from router.errors import InvalidRequest
@@ -30,6 +31,12 @@ SHARED = Owner("*")
 
 ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 """What documents and tenants may be called: safe in a URL, a log line and a metric's label."""
+
+
+Title = Annotated[str, Meta(min_length=1, max_length=300)]
+Summary = Annotated[str, Meta(max_length=4000)]
+Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=50)]
+"""Tags, sample questions or aliases."""
 
 
 class VersionState(StrEnum):

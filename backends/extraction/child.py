@@ -34,7 +34,7 @@ class Refused(Exception):
 
 # PDFium writes U+0002 or U+FFFE where it joined a word that a hyphen divided; other controls are nothing to read.
 _UNREAD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
-ELSEWHERE = ("script", "style", "template", "noscript", "head", "svg")
+ELSEWHERE = ("script", "style", "template", "noscript", "head", "title", "svg")
 """Elements that hold nothing that a reader of the page sees."""
 
 

@@ -15,13 +15,22 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.api.jobs_api import JobView, edition_view, reading_view
 from gateway.shelf.documents import Shelf
 from gateway.tiers.uses import Uses
-from router.documents import SHARED, Descriptor, Document, Owner, TenantId, Version, VersionState, check_descriptor
+from router.documents import (
+    SHARED,
+    Descriptor,
+    Document,
+    Owner,
+    Summary,
+    TenantId,
+    Title,
+    Version,
+    VersionState,
+    Words,
+    check_descriptor,
+)
 from router.residency import Ledger
 from router.retention import MAX_TTL_S, Retention
 
-Title = Annotated[str, Meta(min_length=1, max_length=300)]
-Summary = Annotated[str, Meta(max_length=4000)]
-Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=50)]
 Ttl = Annotated[float, Meta(gt=0, le=MAX_TTL_S)]
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
 

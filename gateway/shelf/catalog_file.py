@@ -22,7 +22,7 @@ from gateway.shelf.documents import Shelf
 from gateway.shelf.volumes import Volumes
 from gateway.strict_yaml import ConfigError
 from router.descriptors import guess_title
-from router.documents import SHARED, Descriptor, DocumentId, Owner, check_descriptor, check_id
+from router.documents import SHARED, Descriptor, DocumentId, Owner, Summary, Title, Words, check_descriptor, check_id
 from router.errors import KvshelfError, StoreUnavailable
 from router.prompts import clean_text
 from router.retention import MAX_TTL_S, Retention
@@ -45,11 +45,11 @@ class Entry(msgspec.Struct, frozen=True):
 
     id: str
     file: Path
-    title: str | None = None
-    summary: str = ""
-    tags: tuple[str, ...] = ()
-    questions: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
+    title: Title | None = None
+    summary: Summary = ""
+    tags: Words = ()
+    questions: Words = ()
+    aliases: Words = ()
     tenant: str | None = None
     pinned: bool = False
     ttl_s: Annotated[float, Meta(gt=0, le=MAX_TTL_S)] | None = None
