@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tests.fakes.gateway import Gateway
+from tests.fakes.tokenizers import simple
 from tests.router.test_prompts import HOSTILE
 
 LEASE = "# Lease\n\nThe deposit is 2,400 euros. The rent is 1,200 euros."
@@ -32,3 +34,14 @@ async def test_what_is_asked_of_others_is_the_same_to_the_byte(gateway: Gateway)
         lease = gateway.workers[0].bodies[0]
         assert body["cache_salt"] != lease["cache_salt"]
         assert body["prompt"][:16] == lease["prompt"][:16], "both begin with what tells the model that a document is material"
+
+
+async def test_the_tags_around_a_document_stand_around_all_of_it(gateway: Gateway) -> None:
+    """One opening and one closing tag in what the worker gets, whatever the document holds."""
+    tokenizer = simple()
+    for number, text in enumerate(("Words.", *HOSTILE)):
+        await gateway.add(f"# Orders {number}\n\n{text}", id=f"orders-{number}")
+        body = await asked(gateway, f"orders-{number}")
+        sent = tokenizer._tokenizer.decode(body["prompt"], skip_special_tokens=False)
+        assert len(re.findall(r"<\s*document\s*>", sent, re.IGNORECASE)) == 1
+        assert len(re.findall(r"<\s*/\s*document\s*>", sent, re.IGNORECASE)) == 1

@@ -97,6 +97,15 @@ async def test_one_that_takes_too_long_is_ended_with_its_process() -> None:
     assert children() == []
 
 
+async def test_one_that_waits_for_ever_is_ended_too(tmp_path: Path) -> None:
+    """It takes no processor time: the clock on the wall ends it."""
+    script = tmp_path / "child.py"
+    script.write_text("import time\ntime.sleep(60)\n")
+    with pytest.raises(Unreadable, match=r"took longer than 0.3 s"):
+        async with asyncio.timeout(20):
+            await Extractor(Extraction(time_s=0.3), child=script).text(b"", Kind.PDF)
+
+
 async def test_a_client_that_leaves_ends_the_process() -> None:
     async with spinning(Extractor(Extraction())):
         assert len(children()) == 1
@@ -145,7 +154,7 @@ async def test_a_locked_process_opens_no_file_and_no_socket(tmp_path: Path) -> N
 async def test_more_text_than_is_allowed_is_not_even_taken_in(tmp_path: Path) -> None:
     """The child counts what it writes; one that is made to count wrongly meets the same limit here."""
     script = tmp_path / "child.py"
-    script.write_text("import os\nwhile True: os.write(1, b'x' * 65536)\n")
+    script.write_text("import sys\nsys.stdout.write('x' * 2**23)\n")
     with pytest.raises(Unreadable, match="over 1 MiB of text"):
         await Extractor(Extraction(max_text_mib=1, time_s=30), child=script).text(b"", Kind.PDF)
 
