@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.router.linear import READERS, SHAPES
+import pytest
+
+from tests.router.linear import READERS, SHAPES, seconds
 
 ROOT = Path(__file__).parents[2]
 CHARACTERS = 100_000
@@ -37,9 +39,8 @@ def test_every_reader_is_linear_in_every_shape_of_text() -> None:
     assert steep == []
 
 
-def test_a_paragraph_of_eight_megabytes_is_not_copied_for_each_passage() -> None:
-    """Copying is quick, so it shows late: a copy of the rest for each of ten thousand passages."""
-    from tests.router.linear import seconds
-
-    read = READERS["passages"]
-    assert seconds(read, "a" * 8_000_000) < 8 * seconds(read, "a" * 2_000_000) + SLACK_S
+@pytest.mark.parametrize(("shape", "characters"), [("ideographs", 4_000_000), ("sections under a long heading", 500_000)])
+def test_passages_are_not_made_by_copying_the_text_again_and_again(shape: str, characters: int) -> None:
+    """Copying is quick, so it shows late: a copy of megabytes for each of ten thousand passages."""
+    read, made = READERS["passages"], SHAPES[shape]
+    assert seconds(read, made(4 * characters)) < 8 * seconds(read, made(characters)) + SLACK_S
