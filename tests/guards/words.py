@@ -70,6 +70,13 @@ NAMED = (
         (f"{NAMES}::test_what_was_stored_before_the_rule_reaches_no_terminal",),
     ),
     Guard(
+        "… nor of a mistake in a configuration",
+        "gateway/cli/serve.py",
+        "{escape(escaped(problem))}",
+        "{problem}",
+        ("tests/gateway/cli/test_check.py::test_brackets_and_escapes_in_a_mistake_are_shown_as_they_are",),
+    ),
+    Guard(
         "… nor of an error",
         "gateway/cli/client.py",
         "click.ClickException(escaped(error.message)) from error",
