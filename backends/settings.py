@@ -60,3 +60,14 @@ class LocalEngine(msgspec.Struct, frozen=True):
                     f"`worker_args` has {flag}: the local engine listens on 127.0.0.1 alone, since its ports ask nobody for a key. "
                     "Leave it out; for workers that others must reach, start them yourself (`engine.workers`) in a private network"
                 )
+
+
+class Extraction(msgspec.Struct, frozen=True):
+    """What a file that is no plain text (PDF, HTML) may take to be read. It is read in a process of its own, which ends beyond this."""
+
+    memory_mib: Annotated[int, Meta(ge=128)] = 512
+    """Address space, libraries included."""
+    time_s: PositiveFloat = 10.0
+    max_text_mib: Positive = 16
+    max_pages: Positive = 2000
+    at_once: Positive = 2

@@ -21,6 +21,12 @@ from tokenizers import Tokenizer
 from router.errors import InvalidRequest, LayoutError
 from router.prompts import Message
 
+LONG_CHARACTERS = 20_000
+
+_MARKUP = re.compile(r"<[^\s>]+>|\[[A-Z_/]+\]")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""How SentencePiece spells a byte for which it has no token."""
+
 
 class ChatTokenizer:
     """Renders and encodes. Stateless after construction; safe to use from several threads."""
@@ -38,10 +44,21 @@ class ChatTokenizer:
             self._template = environment.from_string(template)
         except jinja2.TemplateSyntaxError as error:
             raise LayoutError(f"The chat template is not valid Jinja: {error}") from error
-        special = sorted(
-            (t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special and len(t.content) > 1), key=len
-        )
-        self._special = re.compile("|".join(re.escape(text) for text in reversed(special))) if special else None
+        added = tokenizer.get_added_tokens_decoder()
+        # Also those that only look special: `<think>` and `[TOOL_CALLS]` steer a model as well. Runs of spaces don't.
+        control = {
+            number: token.content
+            for number, token in added.items()
+            if (token.special or _MARKUP.fullmatch(token.content)) and not _BYTE.fullmatch(token.content)
+        }
+        texts = sorted((text for text in control.values() if len(text) > 1), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, texts))) if texts else None
+        for text in texts:
+            if control.keys() & set(self.encode(self.neutralise(text))):
+                raise LayoutError(
+                    f"The model's tokenizer reads {self.neutralise(text)!r} as the control token {text!r}, so documents could pose as "
+                    "the template. kvshelf does not serve such a model."
+                )
         self.digest = hashlib.sha256("\0".join((tokenizer.to_str(), template, json.dumps(self._names))).encode()).hexdigest()
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -51,7 +68,13 @@ class ChatTokenizer:
             raise InvalidRequest(f"The model's chat template refuses these messages: {error}", param="messages") from error
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if len(text) <= LONG_CHARACTERS:
+            short: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+            return short
+        # A batch is encoded without the interpreter's lock: other requests go on meanwhile, for a megabyte a second or more. Short
+        # texts don't go that way, where they might wait for the threads that are busy with a long one.
+        (found,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = found.ids
         return ids
 
     def neutralise(self, text: str) -> str:

@@ -18,6 +18,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.types import Receive, Scope, Send
 
 from gateway.api import admin_api, keys_api, routing_api, system_api
+from gateway.api.asgi import uncompressed
 from gateway.api.chat_shapes import CHAT
 from gateway.api.description import described
 from gateway.api.documents_api import DocumentsController
@@ -63,7 +64,10 @@ def _for_tenants(graph: Graph) -> Litestar:
         await graph.chat(scope, receive, send)
 
     server = graph.config.server
-    names = ("config", "shelf", "volumes", "classifier", "second_look", "tuning", "health", "views", "moves", "streams", "audit")
+    names = (
+        *("config", "shelf", "volumes", "extractor", "classifier", "second_look", "tuning", "health", "views", "moves"),
+        *("streams", "audit"),
+    )
     return Litestar(
         route_handlers=[
             chat_completions,
@@ -78,7 +82,7 @@ def _for_tenants(graph: Graph) -> Litestar:
             system_api.ready,
         ],
         dependencies=_dependencies(graph, *names),
-        middleware=[DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
+        middleware=[uncompressed, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         openapi_config=described("kvshelf", needs(*SCOPES)),
@@ -93,7 +97,7 @@ def _for_operators(graph: Graph) -> Litestar:
     return Litestar(
         route_handlers=[admin_api.metrics, admin_api.health, keys_api.KeysController, keys_api.audit_log],
         dependencies=_dependencies(graph, "telemetry", "health", "keyring", "audit"),
-        middleware=[DefineMiddleware(AdminKeyMiddleware, authenticator=graph.authenticator, audit=graph.audit)],
+        middleware=[uncompressed, DefineMiddleware(AdminKeyMiddleware, authenticator=graph.authenticator, audit=graph.audit)],
         exception_handlers=HANDLERS,
         openapi_config=described("kvshelf for operators", needs("admin")),
         request_max_body_size=ADMIN_BODY_BYTES,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from backends.settings import Model
+from backends.settings import Extraction, Model
 from gateway import strict_yaml
 from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Keys, Ram, Retention, Routing, Server, Telemetry
 from gateway.strict_yaml import ConfigError
@@ -42,6 +42,7 @@ class Config(msgspec.Struct, frozen=True):
     routing: Routing = Routing()
     gathering: Gathering = Gathering()
     ingestion: Ingestion = Ingestion()
+    extraction: Extraction = Extraction()
     disk: Disk = Disk()
     ram: Ram = Ram()
     retention: Retention = Retention()

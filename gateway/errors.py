@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException
 from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 
 from backends.extract import NotText
+from backends.extraction.extractor import ExtractionBusy, Unreadable
 from router import errors
 
 log = structlog.get_logger("http")
@@ -98,6 +99,8 @@ _STATUS: tuple[tuple[type[errors.KvshelfError], int, str], ...] = (
     (WrongHost, 421, "invalid_request_error"),
     (HeadersTooLong, 431, "invalid_request_error"),
     (TooManyConnections, 503, "server_error"),
+    (Unreadable, 422, "invalid_request_error"),
+    (ExtractionBusy, 503, "server_error"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.NotFound, 404, "invalid_request_error"),
     (errors.Conflict, 409, "invalid_request_error"),

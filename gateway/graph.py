@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from backends.extraction.extractor import Extractor
 from backends.fingerprint import engine_fingerprint
 from gateway.api.chat import ChatHandler
 from gateway.api.documents_views import DocumentViews
@@ -71,6 +72,7 @@ class Graph:
     chat: ChatHandler
     shelf: Shelf
     volumes: Volumes
+    extractor: Extractor
     classifier: Classifier
     second_look: SecondLook
     tuning: Tuning
@@ -113,6 +115,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, config.routing, problem=parts.embedder_problem)
     shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
     volumes = Volumes(shelf, parts.store, reading, keeper.check)
+    extractor = Extractor(config.extraction)
     prefixes = PrefixCache(parts.store, config.model.name)
     ram = RamKeeper(
         shelf,
@@ -145,7 +148,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         shelf, reader, hosts, ram, prefixes, ledger, telemetry, workers=[worker.name for worker in parts.workers], now=now
     )
     housekeeper = Housekeeper(parts.store, shelf, hosts, keeper, moves, ledger, config.disk, now=now)
-    catalog_watcher = CatalogWatcher(config.catalog, shelf, volumes)
+    catalog_watcher = CatalogWatcher(config.catalog, shelf, volumes, extractor)
     cold = ColdQuestions(hosts, keeper)
     scrubber = Scrubber(
         shelf,
@@ -222,6 +225,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         chat=chat,
         shelf=shelf,
         volumes=volumes,
+        extractor=extractor,
         classifier=classifier,
         second_look=second_look,
         tuning=Tuning(classifier, matchings, config.routing),

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 
+from router.characters import check_shown
+from router.errors import InvalidRequest
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -123,6 +126,10 @@ def _leaf(hint: Any, value: Any, base: Path) -> Any:
     if hint is Path:
         if not isinstance(value, str) or not value:
             raise ValueError(f"expected a path, got {value!r}")
+        try:
+            check_shown((value,), what="path")
+        except InvalidRequest as error:
+            raise ValueError(str(error)) from error
         # Not resolved: a virtual environment's interpreter must stay the link that it is.
         return Path(value).expanduser() if Path(value).expanduser().is_absolute() else base / value
     raise NotImplementedError(hint)

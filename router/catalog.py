@@ -83,7 +83,7 @@ class Catalog:
         found = self.get(Owner(viewer.tenant), DocumentId(document_id)) or self.get(SHARED, DocumentId(document_id))
         if found is None or found.part is not None or not viewer.permits(found):
             raise NotFound(
-                f"No document {document_id!r} in your catalog. GET /v1/documents lists what you may ask.", param="document"
+                f"No document {document_id[:120]!r} in your catalog. GET /v1/documents lists what you may ask.", param="document"
             )
         return found
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from router.characters import shown
 from router.documents import Descriptor
 
 PASSAGE_CHARACTERS = 800
 """About 200 word pieces: what a small embedding model (256 at most) reads without cutting."""
 MAX_PASSAGES = 400
+TITLE_WITHIN = 2_000
+"""Where a title is looked for: so many characters from the beginning."""
 
 # Greedy up to the last letter: it must stay linear in a line that somebody fills with spaces.
 _HEADING = re.compile(r"^(#{1,6})\s+(.*[^\s#]#*|)[\s#]*$")
@@ -37,9 +40,9 @@ def passages(text: str) -> tuple[str, ...]:
 
 def guess_title(text: str, otherwise: str) -> str:
     """The first heading, else the first line, else `otherwise`; at most 120 characters."""
-    for line in text.splitlines():
+    for line in text.lstrip()[:TITLE_WITHIN].splitlines():
         heading = _HEADING.match(line)
-        words = " ".join((heading[2] if heading else line).split())  # a manual page's first line is set in columns
+        words = shown(heading[2] if heading else line)  # on one line: a manual page's first line is set in columns
         if words:
             return words[:120]
     return otherwise
@@ -71,7 +74,8 @@ def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
             if paragraphs:
                 yield " > ".join(words for _, words in path), paragraphs
             level = len(heading[1])
-            path = [(depth, words) for depth, words in path if depth < level] + [(level, heading[2])]
+            # No more of it than is told, else a long one is copied to each section below it.
+            path = [(depth, words) for depth, words in path if depth < level] + [(level, heading[2][-PASSAGE_CHARACTERS:])]
             paragraphs = [rest.strip()] if rest.strip() else []
         elif block.strip():
             paragraphs.append(block.strip())
@@ -81,10 +85,15 @@ def _sections(text: str) -> Iterator[tuple[str, list[str]]]:
 
 def _cut(paragraph: str, size: int) -> Iterator[str]:
     """`paragraph` in pieces of at most `size`, at line or sentence ends where there are some, else between words."""
-    while len(paragraph) > size:
-        ends = (max(paragraph.rfind("\n", 0, size), paragraph.rfind(". ", 0, size) + 1), paragraph.rfind(" ", 0, size))
-        at = next((end for end in ends if end > size // 4), size)
-        yield paragraph[:at].strip()
-        paragraph = paragraph[at:].strip()
-    if paragraph:
-        yield paragraph
+    start, stop = 0, len(paragraph)  # never a copy of the rest: a paragraph may be all of a long text
+    while stop - start > size:
+        end = start + size
+        ends = (max(paragraph.rfind("\n", start, end), paragraph.rfind(". ", start, end) + 1), paragraph.rfind(" ", start, end))
+        at = next((one for one in ends if one > start + size // 4), end)
+        if part := paragraph[start:at].strip():
+            yield part
+        start = at
+        while start < stop and paragraph[start].isspace():
+            start += 1
+    if part := paragraph[start:].strip():
+        yield part

@@ -10,11 +10,14 @@ import hashlib
 import hmac
 import re
 import unicodedata
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import NewType
+from typing import Annotated, NewType
 
 import msgspec
+from msgspec import Meta
 
+from router.characters import check_shown
 from router.errors import InvalidRequest
 
 TenantId = NewType("TenantId", str)
@@ -28,6 +31,12 @@ SHARED = Owner("*")
 
 ID_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 """What documents and tenants may be called: safe in a URL, a log line and a metric's label."""
+
+
+Title = Annotated[str, Meta(min_length=1, max_length=300)]
+Summary = Annotated[str, Meta(max_length=4000)]
+Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500)], ...], Meta(max_length=50)]
+"""Tags, sample questions or aliases."""
 
 
 class VersionState(StrEnum):
@@ -46,6 +55,17 @@ class Descriptor(msgspec.Struct, frozen=True):
     questions: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     """What else it is called: contract numbers, product names. A question that has one goes to this document."""
+
+
+def check_descriptor(
+    *, title: str = "", summary: str = "", tags: Iterable[str] = (), questions: Iterable[str] = (), aliases: Iterable[str] = ()
+) -> None:
+    """Raises InvalidRequest for what people must not say of a document: characters that are not shown."""
+    check_shown((title,), what="title")
+    check_shown((summary,), what="summary", lines=True)
+    check_shown(tags, what="tags")
+    check_shown(questions, what="questions", lines=True)
+    check_shown(aliases, what="aliases")
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ instructions; the client's conversation comes behind it, as it does behind a doc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -19,6 +20,7 @@ TASK = (
 """Told before the client's own system text."""
 NO_ANSWER = "(no answer)"
 CUT = " …"
+_HEADING = re.compile(r"^[ \t]*#+[ \t]*", re.MULTILINE)
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -32,7 +34,12 @@ class Part(msgspec.Struct, frozen=True):
 
 def joined(parts: Sequence[Part]) -> str:
     """The parts under each other, in their order, each below its document's name."""
-    return "\n\n".join(f"## {_name(part)}\n\n{part.answer.strip() or NO_ANSWER}{CUT if part.cut else ''}" for part in parts)
+    return "\n\n".join(f"## {_name(part)}\n\n{_below(part.answer.strip()) or NO_ANSWER}{CUT if part.cut else ''}" for part in parts)
+
+
+def _below(answer: str) -> str:
+    """The answer with its headings as plain lines: a document can't have it speak in another one's name."""
+    return _HEADING.sub("", answer)
 
 
 def system(clients: str) -> str:

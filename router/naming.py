@@ -12,7 +12,8 @@ Term = tuple[str, ...]
 """What stands between hyphens, points, slashes and spaces, in lower case: GPL-2 and "gpl 2" are the same."""
 
 _PART = re.compile(r"[^\W_]+")
-_JOINED = re.compile(r"[^\W_]+(?:[-_./][^\W_]+)+")
+# Begun at a word's beginning alone, and never tried shorter: it must stay linear in a line of one letter.
+_JOINED = re.compile(r"(?<![^\W_])[^\W_]++(?:[-_./][^\W_]++)++")
 _CODE = re.compile(r"\b[A-Z]{1,4}[0-9]{1,5}\b")
 SEVERAL = -1
 LONGEST = 8

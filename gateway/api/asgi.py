@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from litestar.types import Receive, Scope
+from litestar.types import ASGIApp, Receive, Scope, Send
 
+from backends.extract import NotText
 from gateway.errors import BodyTooLong
 
 
@@ -33,6 +34,20 @@ async def disconnected(receive: Receive) -> None:
 def no_cache(scope: Scope) -> bool:
     """Whether the request asks for an answer with no KV reused."""
     return any(name == b"cache-control" and b"no-cache" in value for name, value in scope["headers"])
+
+
+def uncompressed(app: ASGIApp) -> ASGIApp:
+    """Refuses bodies that say they are compressed: nothing here unpacks one, so none can become a thousand times its size."""
+
+    async def middleware(scope: Scope, receive: Receive, send: Send) -> None:
+        for name, value in scope.get("headers", ()):
+            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                raise NotText(
+                    f"The body is compressed (`content-encoding: {value[:40].decode('latin-1')}`), which kvshelf does not unpack: send it plain."
+                )
+        await app(scope, receive, send)
+
+    return middleware
 
 
 def entity(media_type: str, length: int) -> list[tuple[bytes, bytes]]:

@@ -105,7 +105,7 @@ class ChatHandler:
     async def _answer(self, principal: Principal, raw: bytes, bypass: bool, course: Course, send: Send) -> None:
         request = parse(raw)
         if request.model not in (None, self._model):
-            raise NotFound(f"There is no model {request.model!r}; this gateway serves {self._model!r}.", param="model")
+            raise NotFound(f"There is no model {request.model[:120]!r}; this gateway serves {self._model!r}.", param="model")
         if bypass and not self._allow_cache_bypass:
             raise InvalidRequest("`cache-control: no-cache` is not allowed here (`allow_cache_bypass` in the configuration).")
         question = Question(request.turns, request.system, request.answer_tokens, request.sampling, bypass)

@@ -19,6 +19,7 @@ from router.prompts import Message
 from router.upstream import Sampling
 
 MAX_STOPS = 4
+Stop = Annotated[str, Meta(max_length=1000)]
 
 
 class TextPart(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
@@ -52,8 +53,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: Stop | list[Stop] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     logprobs: bool | None = None
@@ -117,6 +118,8 @@ def parse(body: bytes) -> ChatRequest:
         raise InvalidRequest(f"{words}{f' (in `{param}`)' if param else ''}.", param=param) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body is nested too deeply.") from error
     if request.documents is not None and request.document is not None:
         raise InvalidRequest("Give either `document` or `documents`, not both.", param="documents")
     if request.documents is not None and not request.documents:

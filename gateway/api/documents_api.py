@@ -12,11 +12,11 @@ from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from backends.extract import NotText, text_of
+from backends.extract import NotText
+from backends.extraction.extractor import MEDIA_TYPES, Extractor, Kind
 from backends.records import AuditEntry
 from gateway.api.description import GIVES, TAKES, Takes
 from gateway.api.documents_views import (
-    NO_NUL,
     Changes,
     Deleted,
     DocumentList,
@@ -30,6 +30,7 @@ from gateway.shelf.volumes import Volumes
 from gateway.tenants.audit import AuditLog
 from gateway.tenants.authenticator import Principal
 from gateway.tenants.doors import actor_of, needs
+from router.characters import ONE_LINE
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, check_id, content_digest, slug
 from router.errors import Conflict, InvalidRequest
@@ -65,17 +66,18 @@ class DocumentsController(Controller):
         self,
         shelf: NamedDependency[Shelf],
         volumes: NamedDependency[Volumes],
+        extractor: NamedDependency[Extractor],
         views: NamedDependency[DocumentViews],
         audit: NamedDependency[AuditLog],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
-        title: Annotated[str | None, QueryParameter(max_length=300, pattern=NO_NUL)] = None,
+        title: Annotated[str | None, QueryParameter(max_length=300, pattern=ONE_LINE)] = None,
         shared: FromQuery[bool] = False,
     ) -> Response[DocumentView]:
         """Add a document or replace its content; it is read in the background (202), or is there already (200).
 
-        The body is JSON (`NewDocument`), or the text itself as text/plain or text/markdown with `id`, `title` and
-        `shared` in the query.
+        The body is JSON (`NewDocument`), or the document itself with `id`, `title` and `shared` in the query: text as text/plain or
+        text/markdown, a page as text/html, a PDF as application/pdf.
         """
         body = await request.body()
         kind = request.content_type[0]
@@ -84,7 +86,9 @@ class DocumentsController(Controller):
         elif kind == "multipart/form-data":
             raise NotText("Send the text itself instead of a form, e.g. with: curl --data-binary @FILE", param="text")
         else:
-            new = NewDocument(text_of(body), document_id, title, shared=shared)
+            request.auth.need("share" if shared else "write")  # nobody else's file is worth a process
+            text = await extractor.text(body, MEDIA_TYPES.get(kind, Kind.TEXT))
+            new = NewDocument(text, document_id, title, shared=shared)
         return await _put(shelf, volumes, views, audit, request, new)
 
     @patch("/{document_id:str}", opt=needs("write", "share") | {TAKES: Takes(Changes)})
@@ -179,3 +183,5 @@ def decode(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body can't be used: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequest("The body can't be used: it is nested too deeply.") from error

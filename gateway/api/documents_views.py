@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -15,15 +15,22 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.api.jobs_api import JobView, edition_view, reading_view
 from gateway.shelf.documents import Shelf
 from gateway.tiers.uses import Uses
-from router.documents import SHARED, Descriptor, Document, Owner, TenantId, Version, VersionState
+from router.documents import (
+    SHARED,
+    Descriptor,
+    Document,
+    Owner,
+    Summary,
+    TenantId,
+    Title,
+    Version,
+    VersionState,
+    Words,
+    check_descriptor,
+)
 from router.residency import Ledger
 from router.retention import MAX_TTL_S, Retention
 
-NO_NUL = r"^[^\x00]*$"
-"""PostgreSQL stores none."""
-Title = Annotated[str, Meta(min_length=1, max_length=300, pattern=NO_NUL)]
-Summary = Annotated[str, Meta(max_length=4000, pattern=NO_NUL)]
-Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)], ...], Meta(max_length=50)]
 Ttl = Annotated[float, Meta(gt=0, le=MAX_TTL_S)]
 Moment = Annotated[datetime.datetime, Meta(tz=True)]
 
@@ -57,6 +64,11 @@ class NewDocument(Kept, frozen=True, forbid_unknown_fields=True):
     aliases: Words = ()
     shared: bool = False
 
+    def __post_init__(self) -> None:
+        check_descriptor(
+            title=self.title or "", summary=self.summary, tags=self.tags, questions=self.questions, aliases=self.aliases
+        )
+
 
 class Changes(Kept, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What may be changed of a document without reading it again."""
@@ -67,7 +79,10 @@ class Changes(Kept, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     questions: Words | UnsetType = UNSET
     aliases: Words | UnsetType = UNSET
 
-    def descriptor(self) -> dict[str, str | tuple[str, ...]]:
+    def __post_init__(self) -> None:
+        check_descriptor(**self.descriptor())
+
+    def descriptor(self) -> dict[str, Any]:
         """The descriptor's fields that are given."""
         given = {name: getattr(self, name) for name in Descriptor.__struct_fields__}
         return {name: value for name, value in given.items() if value is not UNSET}

@@ -172,7 +172,7 @@ def _find(shelf: Shelf, moves: Moves, viewer: Viewer, job_id: str) -> JobView:
     move = moves.get(job_id)
     if move is not None and not move.planned and any((move.owner, move.document) == (d.owner, d.id) for d in visible):
         return move_view(move)
-    raise NotFound(f"No job {job_id!r}. The document that it was about may have been replaced or removed since.", param="job")
+    raise NotFound(f"No job {job_id[:120]!r}. The document that it was about may have been replaced or removed since.", param="job")
 
 
 async def _events(

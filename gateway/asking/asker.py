@@ -177,6 +177,7 @@ class Asker:
     async def _suffix(self, question: Question) -> list[int]:
         turns, system, layout, tokenizer = question.turns, question.system, self._reading.layout, self._reading.tokenizer
         if sum(len(turn["content"]) for turn in turns) + len(system) > LONG_CHARACTERS:
+            await asyncio.to_thread(self._reading.check_messages, [system, *(turn["content"] for turn in turns)])
             return await asyncio.to_thread(suffix_ids, layout, tokenizer, turns, system)
         return suffix_ids(layout, tokenizer, turns, system)
 

@@ -11,8 +11,8 @@ import rich_click as click
 from rich.console import Console
 
 from gateway.cli.client import Client, connected, read_events
+from router.characters import escaped
 
-OUT = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
 ERR = Console(stderr=True, highlight=False)
 
 
@@ -77,7 +77,7 @@ async def ask(client: Client, question: str, document: str | None, max_tokens: i
     """Ask QUESTION and stream the answer."""
 
     def show(text: str) -> None:
-        click.echo(text, nl=False)  # not by rich, which would take ":warning:" for an emoji and set tabs
+        click.echo(escaped(text), nl=False)  # not by rich, which would take ":warning:" for an emoji and set tabs
 
     got = await stream_answer(client, question, document=document, max_tokens=max_tokens, on_text=None if as_json else show)
     if as_json:

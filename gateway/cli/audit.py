@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from gateway.cli.desk import ConfigPath, at_desk
 from gateway.cli.keys import MOMENT, seconds
+from gateway.cli.terminal import Terminal
 
-OUT = Console(highlight=False, markup=False, emoji=False)  # what others have sent is shown as it is
+OUT = Terminal()
 
 
 @click.command()

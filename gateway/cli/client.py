@@ -14,6 +14,7 @@ import aiohttp
 import rich_click as click
 
 from gateway.cli import key_file as key_files
+from router.characters import escaped
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEMO_KEY = Path(".kvshelf/demo-key")
@@ -115,7 +116,12 @@ def connected(command: Callable[..., Awaitable[None]]) -> Callable[..., None]:
             async with connect(url, key, key_file) as client:
                 await command(client, **more)
 
-        asyncio.run(main())
+        try:
+            asyncio.run(main())
+        except click.UsageError:
+            raise
+        except click.ClickException as error:  # what the gateway says may quote anybody
+            raise click.ClickException(escaped(error.message)) from error
 
     return run
 

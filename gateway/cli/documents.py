@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from backends.extract import text_of
+from backends.extraction.extractor import Extractor
+from backends.settings import Extraction
 from gateway.cli import tiers
 from gateway.cli.client import Client, connected
+from gateway.cli.terminal import Terminal
 from router.documents import slug
 from router.errors import KvshelfError
 from router.retention import MAX_TTL_S
 
-OUT = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
-ERR = Console(stderr=True, highlight=False)
+OUT = Terminal()
+ERR = Terminal(stderr=True)
 PINNED = {"pinned": True, "ttl_s": None}
 """A pin from the command line ends a TTL: the gateway refuses to have both."""
 
@@ -82,7 +83,7 @@ async def add(
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Add FILES (text or Markdown, UTF-8), or replace the content of documents of the same ids."""
+    """Add FILES (text, Markdown or HTML in UTF-8, or PDF), or replace the content of documents of the same ids."""
     if len(files) > 1 and (document_id or title):
         raise click.UsageError("--id and --title go with one file.")
     if pin and ttl_s is not None:
@@ -95,7 +96,8 @@ async def add(
             f"Several files would become the same document ({', '.join(twice)}): add them one by one, with --id."
         )
     # All are read before the first is sent: a file that can't be added leaves nothing half done.
-    bodies = [_body(file, name, title, shared) | kept for file, name in zip(files, ids, strict=True)]
+    extractor = Extractor(Extraction())
+    bodies = [await _body(extractor, file, name, title, shared) | kept for file, name in zip(files, ids, strict=True)]
     added = []
     for file, body in zip(files, bodies, strict=True):
         try:
@@ -121,10 +123,10 @@ async def add(
             )
 
 
-def _body(file: Path, document_id: str, title: str | None, shared: bool) -> dict[str, Any]:
+async def _body(extractor: Extractor, file: Path, document_id: str, title: str | None, shared: bool) -> dict[str, Any]:
     """What is posted of a file; the gateway makes the id where the file's name gives none. Raises ClickException."""
     try:
-        text = text_of(file.read_bytes(), name=str(file))
+        text = await extractor.text_of_file(file)
     except OSError as error:
         raise click.ClickException(f"{file} can't be read: {error.strerror}") from error
     except KvshelfError as error:

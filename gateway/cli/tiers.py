@@ -8,13 +8,13 @@ from typing import Any
 
 import rich_click as click
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from gateway.cli.client import Client, connected
+from gateway.cli.terminal import Terminal
 
-OUT = Console(highlight=False, markup=False, emoji=False)  # titles are shown as they are
-ERR = Console(stderr=True, highlight=False)
+OUT = Terminal()
+ERR = Terminal(stderr=True)
 ORDER = ("gpu", "ram", "disk")
 PLAIN = ("id", "title", "summary", "tags", "questions", "shared", "source", "state")
 """What `show` prints as the gateway gives it."""

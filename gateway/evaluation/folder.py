@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import structlog
 
 from backends.base import Embedder, Vectors
-from backends.extract import text_of
+from backends.extraction.extractor import Extractor
+from backends.settings import Extraction
 from backends.words import content_words
 from gateway.shelf.index import Index, features
 from router.defaults import MATCHING
@@ -30,7 +32,7 @@ async def index(folder: Path, embedder: Embedder | None, *, on_document: Callabl
 
     Files that are no text are left out and said. Raises KvshelfError where nothing is left, or two have one id.
     """
-    texts = _texts(folder)
+    texts = await _texts(folder)
     documents, found = [], []
     for number, (document_id, text) in enumerate(texts.items()):
         descriptor = Descriptor(guess_title(text, document_id))
@@ -59,13 +61,12 @@ async def ask(
     return judged, seconds
 
 
-def _texts(folder: Path) -> dict[str, str]:
+async def _texts(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith("."):
-            continue
+    extractor = Extractor(Extraction())
+    for path in await asyncio.to_thread(_files, folder):
         try:
-            text = clean_text(text_of(path.read_bytes(), name=str(path)))
+            text = clean_text(await extractor.text_of_file(path))
         except KvshelfError as error:
             log.warning("left_out", file=path.name, error=str(error))
             continue
@@ -76,3 +77,7 @@ def _texts(folder: Path) -> dict[str, str]:
     if not found:
         raise KvshelfError(f"{folder} holds no text file.")
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]

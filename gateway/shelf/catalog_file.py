@@ -16,13 +16,13 @@ import structlog
 from msgspec import Meta
 from watchfiles import awatch
 
-from backends.extract import text_of
+from backends.extraction.extractor import Extractor
 from gateway import strict_yaml
 from gateway.shelf.documents import Shelf
 from gateway.shelf.volumes import Volumes
 from gateway.strict_yaml import ConfigError
 from router.descriptors import guess_title
-from router.documents import SHARED, Descriptor, DocumentId, Owner, check_id
+from router.documents import SHARED, Descriptor, DocumentId, Owner, Summary, Title, Words, check_descriptor, check_id
 from router.errors import KvshelfError, StoreUnavailable
 from router.prompts import clean_text
 from router.retention import MAX_TTL_S, Retention
@@ -45,11 +45,11 @@ class Entry(msgspec.Struct, frozen=True):
 
     id: str
     file: Path
-    title: str | None = None
-    summary: str = ""
-    tags: tuple[str, ...] = ()
-    questions: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
+    title: Title | None = None
+    summary: Summary = ""
+    tags: Words = ()
+    questions: Words = ()
+    aliases: Words = ()
     tenant: str | None = None
     pinned: bool = False
     ttl_s: Annotated[float, Meta(gt=0, le=MAX_TTL_S)] | None = None
@@ -60,6 +60,9 @@ class Entry(msgspec.Struct, frozen=True):
         try:
             check_id(self.id)
             check_id(self.tenant or "x", what="tenant")
+            check_descriptor(
+                title=self.title or "", summary=self.summary, tags=self.tags, questions=self.questions, aliases=self.aliases
+            )
         except KvshelfError as error:
             raise ValueError(str(error)) from error
 
@@ -76,19 +79,19 @@ class Declared(msgspec.Struct, frozen=True):
     retention: Retention
 
 
-def load(path: Path) -> list[Declared]:
+async def load(path: Path, extractor: Extractor) -> list[Declared]:
     """The file's documents with their texts. Raises ConfigError with everything that is wrong."""
-    return _texts(path, strict_yaml.read(path, CatalogFile).documents)
+    return await _texts(path, strict_yaml.read(path, CatalogFile).documents, extractor)
 
 
-def _texts(path: Path, entries: Iterable[Entry]) -> list[Declared]:
+async def _texts(path: Path, entries: Iterable[Entry], extractor: Extractor) -> list[Declared]:
     declared: dict[tuple[str, str], Declared] = {}
     problems = []
     for number, entry in enumerate(entries):
         at = f"{path}: `documents[{number}]` ({entry.id})"
         owner = Owner(entry.tenant) if entry.tenant else SHARED
         try:
-            text = clean_text(text_of(entry.file.read_bytes(), name=str(entry.file)))
+            text = clean_text(await extractor.text_of_file(entry.file))
         except OSError as error:
             problems.append(f"{at}: {entry.file} can't be read: {error.strerror}")
             continue
@@ -111,12 +114,13 @@ def _texts(path: Path, entries: Iterable[Entry]) -> list[Declared]:
 
 
 class CatalogWatcher:
-    def __init__(self, path: Path | None, shelf: Shelf, volumes: Volumes) -> None:
+    def __init__(self, path: Path | None, shelf: Shelf, volumes: Volumes, extractor: Extractor) -> None:
         """`path`: the catalog file, None where there is none."""
         self.problems: list[str] = []
         self._path = path
         self._shelf = shelf
         self._volumes = volumes
+        self._extractor = extractor
         self._seen: dict[Path, _Stamp] = {}
         """The file and the texts it declares, as they were when they were last applied."""
 
@@ -125,7 +129,8 @@ class CatalogWatcher:
         if self._path is None:
             return
         try:
-            self._say(await self._apply(await asyncio.to_thread(self._load, self._path)))
+            entries = await asyncio.to_thread(self._entries, self._path)
+            self._say(await self._apply(await _texts(self._path, entries, self._extractor)))
         except ConfigError as error:
             self._say(error.problems)
         except StoreUnavailable as error:
@@ -164,12 +169,12 @@ class CatalogWatcher:
                 await self._shelf.remove(document.owner, document.id)
         return problems
 
-    def _load(self, path: Path) -> list[Declared]:
+    def _entries(self, path: Path) -> tuple[Entry, ...]:
         # Looked at before it is read: what changes in between is then seen as a change.
         self._seen = {path: _stamp(path)}
         entries = strict_yaml.read(path, CatalogFile).documents
         self._seen |= {entry.file: _stamp(entry.file) for entry in entries}
-        return _texts(path, entries)
+        return entries
 
     def _changed(self) -> list[str]:
         return sorted(path.name for path, stamp in self._seen.items() if _stamp(path) != stamp)

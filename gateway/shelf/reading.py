@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 
@@ -12,6 +13,11 @@ from router.documents import DocumentId, Owner, Version, VersionId, content_dige
 from router.errors import DocumentTooLong, InvalidRequest
 from router.prompts import PromptLayout, Tokenizer, clean_text, ids_to_bytes, prefix_of
 from router.volumes import Volume, split
+
+CHARACTERS_A_TOKEN = 8
+"""More than texts have; where a tokenizer knows long words, the beginning is taken longer."""
+FAR = 2
+"""So many times what volumes could hold is not counted to the end."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -40,6 +46,8 @@ class Reading(msgspec.Struct, frozen=True):
 
         Raises DocumentTooLong for one that leaves no room to answer.
         """
+        if (least := self._at_least(text, self.limit_tokens)) is not None:
+            raise self._too_long(least)
         prefix = prefix_of(self.layout, self.tokenizer, text)
         if len(prefix.ids) > self.limit_tokens:
             raise self._too_long(len(prefix.ids))
@@ -60,16 +68,44 @@ class Reading(msgspec.Struct, frozen=True):
 
         Raises DocumentTooLong where it would be more than `max_volumes`.
         """
+        # One that is far too long is not taken apart: it could keep a processor busy for minutes.
+        if (least := self._at_least(text, FAR * self.max_volumes * self.limit_tokens)) is not None:
+            raise self._too_long(least, -(-least // self.limit_tokens))
         chunk = self.layout.chunk_tokens
         volumes = split(text, self.limit_tokens // chunk * chunk, self._tokens) if self.max_volumes > 1 else ()
         if not 0 < len(volumes) <= self.max_volumes:
             raise self._too_long(self.prefix_tokens(text), len(volumes))
         return volumes
 
+    def check_messages(self, texts: Sequence[str]) -> None:
+        """Raises DocumentTooLong for messages that are far longer than the context, before they are laid out."""
+        most = self.context_tokens
+        least = self._at_least("\n".join(texts), most) if len(texts) <= most else len(texts)
+        if least is not None:
+            raise DocumentTooLong(
+                f"The model's context is {most} tokens; your messages alone take about {least}. Shorten the conversation.",
+                tokens=least,
+                limit=most,
+                param="messages",
+            )
+
     def prefix_tokens(self, text: str) -> int:
         """What a version of this text takes."""
         chunk = self.layout.chunk_tokens
         return -(-self._tokens(text) // chunk) * chunk
+
+    def _at_least(self, text: str, most: int) -> int | None:
+        """About how many tokens a text takes that has more than `most`, as its beginning tells; None where it may fit.
+
+        Costs time and memory in proportion to `most`, not to the text.
+        """
+        size = CHARACTERS_A_TOKEN * most
+        while size < len(text):
+            tokens = self._tokens(text[:size])
+            if tokens > most:
+                return max(most + 1, tokens * len(text) // size)
+            size *= 4
+        return None
 
     def _tokens(self, text: str) -> int:
         return prefix_of(self.layout, self.tokenizer, text).document_tokens

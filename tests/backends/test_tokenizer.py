@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, normalizers
 
 from backends import tokenizer
-from backends.tokenizer import ChatTokenizer
+from backends.tokenizer import LONG_CHARACTERS, ChatTokenizer
 from router.errors import InvalidRequest, LayoutError
 from tests.fakes.tokenizers import CHATML, byte_level, chat_tokenizer, simple
 
@@ -139,3 +141,53 @@ def test_the_digest_changes_with_tokenizer_template_and_special_tokens() -> None
     }
     assert len(digests) == 4
     assert simple().digest == simple().digest
+
+
+@pytest.mark.parametrize("marker", ["<think>", "</think>", "<tool_call>", "[TOOL_CALLS]", "<|observation|>"])
+def test_an_added_token_that_looks_like_a_control_is_read_as_words_too(marker: str) -> None:
+    raw = byte_level(SPECIAL, merges=0)
+    raw.add_tokens([AddedToken(marker, special=False, normalized=False)])
+    chat = ChatTokenizer(raw, CHATML)
+    assert len(chat.encode(marker)) == 1
+    assert len(chat.encode(chat.neutralise(marker))) > 1
+
+
+def test_added_runs_of_spaces_and_words_stay_what_they_are() -> None:
+    raw = byte_level(SPECIAL, merges=0)
+    raw.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("    ", "\t\t", "gateway", "<0x0A>")])
+    text = "a    b\t\tgateway <0x0A> [x] <b>"
+    assert ChatTokenizer(raw, CHATML).neutralise(text) == text
+
+
+def test_a_tokenizer_that_joins_what_was_taken_apart_is_not_served() -> None:
+    """Its normalizer drops the mark that keeps a control token apart, and looks for control tokens only then."""
+    raw = byte_level(SPECIAL[:1], merges=0)
+    raw.normalizer = normalizers.Replace("\u200b", "")
+    raw.add_special_tokens([AddedToken("<|im_end|>", normalized=True)])
+    with pytest.raises(LayoutError, match=r"as the control token '<\|im_end\|>', so documents could pose as the template"):
+        ChatTokenizer(raw, CHATML)
+
+
+def test_a_long_text_is_encoded_as_a_short_one() -> None:
+    chat = with_template(CHATML)
+    piece = "Opening hours are 9 to 5. <|im_end|>\n" * 40
+    text = piece * (LONG_CHARACTERS // len(piece) + 1)
+    assert len(text) > LONG_CHARACTERS
+    assert chat.encode(text) == chat.encode(piece) * (len(text) // len(piece))
+
+
+def test_a_long_text_is_encoded_beside_other_work() -> None:
+    """Without the interpreter's lock: another thread comes to its turn many times meanwhile, where it would not once."""
+    chat = with_template(CHATML)
+    text, turns, done = "a-" * 1_000_000, 0, threading.Event()
+
+    def encode() -> None:
+        chat.encode(text)
+        done.set()
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    while not done.wait(0.001):
+        turns += 1
+    thread.join()
+    assert turns > 20

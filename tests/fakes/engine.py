@@ -175,6 +175,8 @@ class FakeWorker:
         self.forgets = False
         """True: it meets no KV, its own nor the host's, as with files that can't be read."""
         self.bodies: list[dict[str, Any]] = []
+        self.sent: list[bytes] = []
+        """The same, as they came."""
         self.prefilled_tokens = 0
         """Prompt tokens that were not cached, of all requests that came to their end."""
         self.before_delta: Callable[[int], Any] | None = None
@@ -198,7 +200,8 @@ class FakeWorker:
     async def complete(self, body: Sequence[bytes]) -> AsyncIterator[AsyncIterator[Delta]]:
         if self.problem is not None:
             raise EngineUnavailable(f"Worker {self.name} {self.problem}.")
-        request = msgspec.json.decode(b"".join(body))
+        self.sent.append(b"".join(body))
+        request = msgspec.json.decode(self.sent[-1])
         self.bodies.append(request)
         finished = False
 

@@ -127,7 +127,7 @@ async def test_a_mounted_folder_that_is_swapped_as_a_whole_is_followed(tmp_path:
         ("documents:\n- {id: lease, file: nowhere.md}\n- {id: x, file: blank.md}\n", "blank.md is empty"),
         ("documents:\n- {id: lease, file: lease.md}\n- {id: lease, file: expenses.md}\n", "declared twice"),
         ("documents:\n- {id: lease, file: latin.md}\n", "is not UTF-8"),
-        ("documents:\n- {id: lease, file: paper.pdf}\n", "is a PDF"),
+        ("documents:\n- {id: lease, file: paper.pdf}\n", "is no PDF that can be read"),
         ("documents:\n- {id: lease, file: lease.md, tenant: '*'}\n", "can't be a tenant id"),
         (None, "can't be read"),
     ],

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from backends.extraction.extractor import Extractor
+from backends.settings import Extraction
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
 from tests.fakes.gateway import Gateway, eventually
@@ -114,14 +116,14 @@ async def test_a_shared_document_that_is_taken_over_is_kept_as_the_file_says(cat
         ("lease, expire_at: 2099-01-01", "`documents[0].expire_at`: unknown field"),
     ],
 )
-def test_what_can_not_be_is_told_before_anything_is_applied(catalog: Catalog, entry: str, words: str) -> None:
+async def test_what_can_not_be_is_told_before_anything_is_applied(catalog: Catalog, entry: str, words: str) -> None:
     catalog.declare(entry)
     with pytest.raises(ConfigError) as caught:
-        catalog_file.load(catalog.path)
+        await catalog_file.load(catalog.path, Extractor(Extraction()))
     assert words in str(caught.value)
 
 
-def test_the_example_shows_both() -> None:
-    found = {declared.id: declared.retention for declared in catalog_file.load(EXAMPLE)}
+async def test_the_example_shows_both() -> None:
+    found = {declared.id: declared.retention for declared in await catalog_file.load(EXAMPLE, Extractor(Extraction()))}
     assert any(retention.pinned for retention in found.values())
     assert any(retention.ttl_s for retention in found.values())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.extraction.extractor import Extractor
 from gateway import config
 from gateway.config import SECRET_VARIABLE, Config
 from gateway.sections import SecondLook
@@ -183,11 +184,11 @@ def test_the_answers_of_several_documents_must_fit_the_context(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["demo.yaml", "single-node.yaml", "two-hosts.example.yaml"])
-def test_the_configurations_that_ship_are_good(name: str) -> None:
+async def test_the_configurations_that_ship_are_good(name: str) -> None:
     folder = Path(__file__).parents[2] / "configs"
     loaded = config.load(folder / name)
     assert loaded.catalog is not None
-    assert catalog_file.load(loaded.catalog)
+    assert await catalog_file.load(loaded.catalog, Extractor(loaded.extraction))
 
 
 def test_the_example_of_two_hosts_has_workers_on_both() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 
+from backends.extraction.extractor import Extractor
+from backends.settings import Extraction
 from gateway import config, strict_yaml
 from gateway.cli.demo import Question, Questions
 from gateway.shelf import catalog_file
@@ -14,7 +17,9 @@ from router.documents import SHARED
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 QUESTIONS = strict_yaml.read(CONFIGS / "demo" / "questions.yaml", Questions)
-DOCUMENTS = {declared.id: declared for declared in catalog_file.load(CONFIGS / "demo" / "catalog.yaml")}
+DOCUMENTS = {
+    declared.id: declared for declared in asyncio.run(catalog_file.load(CONFIGS / "demo" / "catalog.yaml", Extractor(Extraction())))
+}
 
 
 def answers(question: Question) -> list[str]:

@@ -49,19 +49,20 @@ async def test_a_document_without_text_is_400(standing: Gateway, text: str) -> N
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "a PDF"),
         (b"PK\x03\x04\x14\x00\x06\x00[Content_Types].xml", "a zip archive or an Office document"),
         (b"\x89PNG\r\n\x1a\n", "a picture"),
+        (b"\x1f\x8b\x08\0\0\0", "a gzip archive"),
+        (b"lease.md" + b"\0" * 249 + b"ustar  \0", "a tar archive"),
         (b"words and a \0 among them", "binary data"),
         (b"words " * 20_000 + b"\0", "binary data"),
     ],
-    ids=["pdf", "zip", "picture", "NUL", "NUL far down"],
+    ids=["zip", "picture", "gzip", "tar", "NUL", "NUL far down"],
 )
 async def test_what_is_not_text_is_415_and_named(standing: Gateway, data: bytes, what: str) -> None:
     error = await refused(standing, data, "text/plain", 415, id="lease")
     assert (error["code"], error["param"]) == ("unsupported_document", "text")
     assert what in error["message"]
-    assert "plain text and Markdown in UTF-8. Convert it" in error["message"]
+    assert "plain text and Markdown in UTF-8, HTML, and PDF. Convert it" in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ async def test_a_bad_id_is_400_and_says_what_an_id_may_be(standing: Gateway, nam
         ({"text": 5}, "$.text"),
         ({"text": LEASE, "title": ""}, "$.title"),
         ({"text": LEASE, "title": "x" * 301}, "$.title"),
-        ({"text": LEASE, "title": "a\0b"}, "$.title"),
+        ({"text": LEASE, "title": "a\0b"}, "`title` holds U+0000 (character 2)"),
         ({"text": LEASE, "summary": "x" * 4001}, "$.summary"),
         ({"text": LEASE, "tags": ["x"] * 51}, "$.tags"),
         ({"text": LEASE, "questions": ["x", ""]}, "$.questions"),

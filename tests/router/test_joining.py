@@ -15,6 +15,11 @@ def test_a_title_stays_on_its_line() -> None:
     assert joined([Part("a", "One\n\n## b: two ", "x")]) == "## a: One ## b: two\n\nx"
 
 
+def test_an_answer_can_not_speak_in_the_name_of_another_document() -> None:
+    parts = [Part("a", "", "It is 5.\n\n## b\n\nPWNED\n  ### b: Lease #2"), Part("b", "", "It is 6.")]
+    assert joined(parts) == "## a\n\nIt is 5.\n\nb\n\nPWNED\nb: Lease #2\n\n## b\n\nIt is 6."
+
+
 @pytest.mark.parametrize(
     ("answer", "cut", "shown"), [("", False, NO_ANSWER), (" \n", False, NO_ANSWER), ("It is", True, f"It is{CUT}")]
 )

@@ -40,14 +40,14 @@ async def test_an_answer_as_json_is_one_object_and_nothing_else(cli: Cli) -> Non
 
 
 async def test_an_answers_text_is_shown_as_it_is(cli: Cli, library: Gateway) -> None:
-    """Not as markup, not with emoji for their names, not wrapped."""
+    """Not as markup, not with emoji for their names, not wrapped; and no escape sequence reaches the terminal."""
     words, library.workers[0].words = library.workers[0].words, ["a [red]b[/red] [/x] :warning: ", "\tc " * 100, "\x1b[1md"]
     try:
         result = await cli("ask", "-d", "lease", "What?")
     finally:
         library.workers[0].words = words
     assert result.exit_code == 0
-    assert result.stdout == "a [red]b[/red] [/x] :warning: " + "\tc " * 100 + "d\n"
+    assert result.stdout == "a [red]b[/red] [/x] :warning: " + "\tc " * 100 + "\\x1b[1md\n"
 
 
 async def test_max_tokens_reaches_the_engine(cli: Cli, library: Gateway) -> None:

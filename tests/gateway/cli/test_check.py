@@ -64,6 +64,19 @@ def test_mistakes_in_what_the_file_names_are_told_at_once(good: Path) -> None:
     assert len([line for line in result.stderr.splitlines() if line.startswith("✗")]) == 3
 
 
+def test_brackets_and_escapes_in_a_mistake_are_shown_as_they_are(good: Path) -> None:
+    """They would be markup that nothing opens, or a colour of the terminal."""
+    good.write_text(CONFIG + "colour[/b]: red\n")
+    result = check(good)
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert "`colour[/b]`: unknown field" in result.stderr
+    (good.parent / "catalog.yaml").write_text('documents:\n- {id: lease, file: lease.md, "a\\e[31m": 1}\n')
+    good.write_text(CONFIG)
+    result = check(good)
+    assert result.exit_code == 1
+    assert "\x1b[31m" not in result.stderr
+
+
 def test_a_template_that_can_not_be_split_is_told(good: Path) -> None:
     settings = {"chat_template": "{{ messages | length }}{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"}
     (good.parent / "model" / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.ingestion.ingestion import ATTEMPTS
 from router.errors import EngineFailed
+from tests.backends.extraction import pdfs
 from tests.fakes.engine import Fault, Gate
 from tests.fakes.gateway import Gateway
 from tests.gateway.cli.conftest import Cli
@@ -31,6 +32,20 @@ async def test_added_files_are_read_when_the_command_ends(cli: Cli, library: Gat
     for name, title in (("house-rules", "Rules"), ("notes", "Notes of May.")):
         shown = await library.json("GET", f"/v1/documents/{name}")
         assert (shown["state"], shown["title"], shown["shared"]) == ("ready", title, False)
+
+
+async def test_a_pdf_and_a_page_are_added_as_what_their_names_say(cli: Cli, library: Gateway, tmp_path: Path) -> None:
+    files = [
+        written(tmp_path, "Flat.PDF", pdfs.text("The flat\nIt has two rooms.")),
+        written(tmp_path, "house.html", "<h1>The house</h1>"),
+    ]
+    assert (await cli("documents", "add", "--pin", *files)).exit_code == 0
+    for name, title in (("flat", "The flat"), ("house", "The house")):
+        shown = await library.json("GET", f"/v1/documents/{name}")
+        assert (shown["title"], shown["state"], shown["pinned"]) == (title, "ready", True)
+    result = await cli("documents", "add", written(tmp_path, "closed.pdf", pdfs.encrypted()))
+    assert result.exit_code == 1
+    assert "closed.pdf is encrypted" in result.stderr
 
 
 async def test_id_title_and_shared_are_passed_on(cli: Cli, library: Gateway, tmp_path: Path) -> None:
@@ -73,7 +88,7 @@ async def test_an_id_is_the_gateways_to_make_where_a_files_name_gives_none(cli: 
     ("name", "data", "words"),
     [
         ("latin.md", "Über alles".encode("latin-1"), "iconv -f LATIN1 -t UTF-8"),
-        ("paper.pdf", b"%PDF-1.7 \xff", "is a PDF"),
+        ("paper.pdf", b"%PDF-1.7 \xff", "is no PDF that can be read"),
         ("blank.md", b" \n", "is empty"),
         ("long.md", b"word " * 4000, "the model reads at most"),
     ],
