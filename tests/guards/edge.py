@@ -196,7 +196,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "no page runs scripts of somebody else's",
         "gateway/api/description.py",
-        ", render_plugins=[_Described()])",
+        ", render_plugins=[_Described()],",
         ")",
         (f"{ANSWERS}::test_no_page_is_served",),
     ),
