@@ -60,7 +60,7 @@ class ErrorEnvelope(msgspec.Struct, frozen=True):
 
 def described(title: str, opt: dict[str, Any]) -> OpenAPIConfig:
     """As JSON alone: the pages that Litestar can make of it run scripts from elsewhere. `opt`: of its own routes."""
-    router = Router("/schema", route_handlers=[], opt=opt)
+    router = Router("/schema", route_handlers=[], opt=opt, include_in_schema=False)
     return OpenAPIConfig(title=title, version="0.1.0", path="/schema", render_plugins=[_Described()], openapi_router=router)
 
 

@@ -12,6 +12,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
 
 from backends.records import AuditEntry
+from gateway.api.description import TAKES, Takes
 from gateway.api.documents_api import decode
 from gateway.api.documents_views import Moment
 from gateway.tenants.audit import AuditLog
@@ -78,7 +79,7 @@ class KeysController(Controller):
     async def show_key(self, key_id: FromPath[str], keyring: NamedDependency[Keyring]) -> KeyView:
         return view(await keyring.get(key_id), keyring.now())
 
-    @post()
+    @post(opt={TAKES: Takes(KeyRequest)})
     async def create_key(self, keyring: NamedDependency[Keyring], request: Request[Any, Principal, Any]) -> Response[NewKeyView]:
         """Make a key. It is in this answer and nowhere else."""
         new = decode(await request.body(), KeyRequest)
@@ -87,7 +88,7 @@ class KeysController(Controller):
         key, record = await keyring.create(actor_of(request), asked)
         return Response(new_view(key, record, keyring.now()), status_code=201, headers=NO_STORE)
 
-    @patch("/{key_id:str}")
+    @patch("/{key_id:str}", opt={TAKES: Takes(KeyPatch)})
     async def change_key(
         self, key_id: FromPath[str], keyring: NamedDependency[Keyring], request: Request[Any, Principal, Any]
     ) -> KeyView:
@@ -98,7 +99,7 @@ class KeysController(Controller):
         changed = await keyring.change(actor_of(request), key_id, KeyChanges(expires_at=expires_at, **fields))
         return view(changed, keyring.now())
 
-    @post("/{key_id:str}/rotate", status_code=200)
+    @post("/{key_id:str}/rotate", status_code=200, opt={TAKES: Takes(Rotation, optional=True)})
     async def rotate_key(
         self, key_id: FromPath[str], keyring: NamedDependency[Keyring], request: Request[Any, Principal, Any]
     ) -> Response[NewKeyView]:

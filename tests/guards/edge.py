@@ -197,7 +197,7 @@ GUARDS: tuple[Guard, ...] = (
         "no page runs scripts of somebody else's",
         "gateway/api/description.py",
         ", render_plugins=[_Described()],",
-        ")",
+        ",",
         (f"{ANSWERS}::test_no_page_is_served",),
     ),
     Guard(

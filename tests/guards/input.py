@@ -80,7 +80,7 @@ EXTRACTION = (
     Guard(
         "no file is read for a key that may not add documents",
         "gateway/api/documents_api.py",
-        'request.auth.need("share" if shared else "documents")  # nobody',
+        'request.auth.need("share" if shared else "write")  # nobody',
         "pass  # nobody",
         (f"{FILES}::test_a_key_that_may_not_add_documents_has_no_file_read",),
     ),
