@@ -18,7 +18,7 @@ import msgspec
 
 from backends.settings import Model
 from gateway import strict_yaml
-from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Ram, Retention, Routing, Server, Telemetry
+from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Queue, Ram, Retention, Routing, Server, Telemetry
 from gateway.strict_yaml import ConfigError
 
 SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a secret
@@ -40,6 +40,7 @@ class Config(msgspec.Struct, frozen=True):
     """A catalog.yaml, applied at start and whenever it changes."""
     routing: Routing = Routing()
     gathering: Gathering = Gathering()
+    queue: Queue = Queue()
     ingestion: Ingestion = Ingestion()
     disk: Disk = Disk()
     ram: Ram = Ram()

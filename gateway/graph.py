@@ -20,6 +20,7 @@ from gateway.asking.asker import Asker
 from gateway.asking.bookings import Bookings
 from gateway.asking.cold import ColdQuestions
 from gateway.asking.gathering import Gatherer
+from gateway.asking.queue import Queue
 from gateway.asking.second_look import SecondLook
 from gateway.config import Config
 from gateway.ingestion.describer import Describer
@@ -48,6 +49,7 @@ from gateway.upkeep.prefetcher import Prefetcher
 from gateway.upkeep.reaper import Reaper
 from gateway.upkeep.scrubber import Scrubber
 from observability.telemetry import Telemetry
+from router.fairness import Turns
 from router.policies import CHOICES
 from router.prompts import derive
 from router.residency import Ledger
@@ -98,7 +100,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     ledger = Ledger(parts.hosts)
     ledger.weigh(parts.token_bytes)
     hosts = Hosts(parts.kv_servers, ledger, check_interval_s=engine.check_interval_s)
-    pool = WorkerPool(parts.workers, ledger, capacity=engine.capacity, check_interval_s=engine.check_interval_s)
+    pool = WorkerPool(parts.workers, ledger, at_once=engine.slots, check_interval_s=engine.check_interval_s)
     uses = Uses(parts.store, now=now)
     keeper = DiskKeeper(hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes)
     matchings = Matchings(parts.store, now=now)
@@ -150,7 +152,8 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         bytes_per_s=config.disk.scrub_mib_per_s * 2**20,
         chunk_tokens=engine.chunk_tokens,
     )
-    asker = Asker(shelf, pool, hosts, cold, ram, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
+    queue = Queue(pool, Turns(), telemetry, config.queue, weight_of=lambda tenant: 1.0)
+    asker = Asker(shelf, pool, queue, hosts, cold, ram, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
     prefetcher = Prefetcher(
         parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
     )
@@ -178,7 +181,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         max_body_bytes=config.server.max_body_mib * 2**20,
         allow_cache_bypass=config.allow_cache_bypass,
     )
-    observe(telemetry, shelf, pool, hosts, housekeeper, ledger, budget_gib=config.disk.budget_gib)
+    observe(telemetry, shelf, pool, queue, hosts, housekeeper, ledger, budget_gib=config.disk.budget_gib)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:

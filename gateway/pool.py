@@ -7,7 +7,7 @@ choice itself is `router/placement.py`'s, what is held where the ledger's, and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import structlog
@@ -31,6 +31,8 @@ class _Member:
         self.problem: str | None = "has not been checked yet"
         self.strikes = 0
         self.running = 0
+        self.beside = 0
+        """Those of `running` that are readings and the like: they go beyond `at_once`."""
         self.most = 0
         """The most that were running since the last look at the worker's load began."""
         self.elsewhere = 0
@@ -44,6 +46,9 @@ class _Member:
         self.asked = asyncio.Event()
         """The opposite of `quiet`."""
 
+    def has_room(self, at_once: int) -> bool:
+        return self.problem is None and self.running - self.beside < at_once
+
 
 class WorkerPool:
     def __init__(
@@ -51,17 +56,19 @@ class WorkerPool:
         workers: Sequence[Worker],
         ledger: Ledger,
         *,
-        capacity: int,
+        at_once: int,
         check_interval_s: float = 2.0,
         costs: Costs | None = None,
     ) -> None:
-        """`capacity`: how many questions a worker may have at once before others are refused."""
+        """`at_once`: how many questions a worker is sent at a time."""
         self._members = {worker.name: _Member(worker) for worker in workers}
         self._ledger = ledger
-        self._capacity = capacity
+        self._at_once = at_once
         self._check_interval_s = check_interval_s
         self.costs = costs or Costs()
         """What the choice weighs: whoever has observed better figures may put them here."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when there may be room on a worker, or when one is no longer healthy: whoever lets questions wait puts it here."""
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -88,19 +95,35 @@ class WorkerPool:
         """Whether a live question waits for its first token anywhere."""
         return any(member.waiting for member in self._members.values())
 
+    @property
+    def slots(self) -> int:
+        """How many questions the healthy workers answer at a time."""
+        return self.healthy * self._at_once
+
+    @property
+    def has_room(self) -> bool:
+        """Whether some worker can be sent a question now."""
+        return any(member.has_room(self._at_once) for member in self._members.values())
+
     def pick(
-        self, version: Version, *, avoid: frozenset[str] = frozenset(), host: str | None = None, worker: str | None = None
+        self,
+        version: Version,
+        *,
+        avoid: frozenset[str] = frozenset(),
+        host: str | None = None,
+        worker: str | None = None,
+        beside: bool = False,
     ) -> Worker:
         """The worker for a question about this version: of all, of those of this host, or just this one.
 
-        Raises EngineUnavailable that says why there is none.
+        `beside`: also one that has as many questions as it is sent at once. Raises EngineUnavailable that says why there is none.
         """
         among = {
             name: member
             for name, member in self._members.items()
             if worker in (None, name) and (host is None or self._ledger.host_of(name) == host)
         }
-        chosen = choose(version, self._views(version, among), self.costs, avoid=avoid)
+        chosen = choose(version, self._views(version, among, beside), self.costs, avoid=avoid)
         if chosen is not None:
             return among[chosen].worker
         raise _why_not(among, avoid, host, worker)
@@ -121,7 +144,7 @@ class WorkerPool:
                 return member.worker
         return None
 
-    def _views(self, version: Version, members: Mapping[str, _Member]) -> list[WorkerView]:
+    def _views(self, version: Version, members: Mapping[str, _Member], beside: bool) -> list[WorkerView]:
         shares: dict[str | None, tuple[float, float]] = {}
         views = []
         for name, member in members.items():
@@ -131,19 +154,32 @@ class WorkerPool:
                 if host not in shares:
                     shares[host] = self._ledger.ram_share(version, host), self._ledger.disk_share(version, host)
                 ram, disk = shares[host]
-            views.append(WorkerView(name, member.problem is None, member.running, self._capacity, member.elsewhere, gpu, ram, disk))
+            capacity = (member.running + 1) if beside else self._at_once + member.beside
+            views.append(WorkerView(name, member.problem is None, member.running, capacity, member.elsewhere, gpu, ram, disk))
         return views
 
-    @contextmanager
-    def slot(self, worker: Worker) -> Iterator[None]:
-        """One request under way on this worker."""
+    def take(self, worker: Worker, *, beside: bool = False) -> None:
+        """A request is under way on this worker from now on, until `give`. `beside`: a reading, which takes no question's place."""
         member = self._members[worker.name]
         member.running += 1
+        member.beside += beside
         member.most = max(member.most, member.running)
+
+    def give(self, worker: Worker, *, beside: bool = False) -> None:
+        """It is no more."""
+        member = self._members[worker.name]
+        member.running -= 1
+        member.beside -= beside
+        self.on_change()
+
+    @contextmanager
+    def slot(self, worker: Worker, *, beside: bool = False) -> Iterator[None]:
+        """One request under way on this worker, see `take`."""
+        self.take(worker, beside=beside)
         try:
             yield
         finally:
-            member.running -= 1
+            self.give(worker, beside=beside)
 
     @contextmanager
     def waiting(self, worker: Worker) -> Iterator[None]:
@@ -231,6 +267,7 @@ class WorkerPool:
             member.elsewhere = 0
         member.problem = problem
         self._changed.set()
+        self.on_change()
 
 
 def _why_not(members: Mapping[str, _Member], avoid: frozenset[str], host: str | None, worker: str | None) -> EngineUnavailable:

@@ -112,7 +112,7 @@ class Reader:
     async def _admitted(self, version: Version, host: str | None, worker: str | None) -> Worker:
         """A worker whose host has promised the version its room. Where the one it belongs to has none, another is asked."""
         if host is not None or worker is not None:
-            reader = self._pool.pick(version, host=host, worker=worker)
+            reader = self._pool.pick(version, host=host, worker=worker, beside=True)
             await self._keeper.admit(self._shelf, version, self._ledger.host_of(reader.name))
             return reader
         names = frozenset(name for name, _ in self._pool.running)
@@ -121,7 +121,7 @@ class Reader:
         full: StorageFull | None = None
         while True:
             try:
-                reader = self._pool.pick(version, avoid=avoid)
+                reader = self._pool.pick(version, avoid=avoid, beside=True)
             except EngineUnavailable as error:
                 raise full or error from None
             at = self._ledger.host_of(reader.name)
@@ -139,7 +139,7 @@ class Reader:
         try:
             prefix = await self._prefixes.get(version)
             await self._ask(
-                self._pool.pick(version, worker=worker),
+                self._pool.pick(version, worker=worker, beside=True),
                 body(prefix.opening, self._check_suffix(), salt=version.salt, keep_tokens=version.prefix_tokens, max_tokens=1),
             )
         finally:
@@ -220,7 +220,7 @@ class Reader:
         while True:
             await self._pool.usable()
             with suppress(EngineUnavailable):
-                worker = self._pool.pick(version, host=host)
+                worker = self._pool.pick(version, host=host, beside=True)
                 try:
                     usage = await self._ask(worker, question)
                 except EngineFailed:
@@ -238,7 +238,7 @@ class Reader:
     async def _ask(self, worker: Worker, parts: tuple[bytes, bytes]) -> Usage:
         """Send one request and read it to its end."""
         usage = Usage()
-        with self._pool.slot(worker):
+        with self._pool.slot(worker, beside=True):
             async with worker.complete(parts) as deltas:
                 async for delta in deltas:
                     usage = delta.usage or usage

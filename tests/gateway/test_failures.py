@@ -131,7 +131,7 @@ async def test_a_client_that_leaves_stops_the_engine(gateway: Gateway, before: i
 
 
 async def test_a_full_gateway_refuses_at_once(tmp_path: Path) -> None:
-    engine = replace(config(tmp_path).engine, capacity=1)
+    engine = replace(config(tmp_path).engine, at_once=1)
     async with Gateway(tmp_path, engine=engine).running() as gateway:
         await gateway.add(LEASE, id="lease")
         reached, go = asyncio.Event(), asyncio.Event()

@@ -52,7 +52,7 @@ class Desk:
         hosts = Hosts([self.kv_server], ledger)
         keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), reading, Disk(), telemetry, token_bytes=1.0)
         self.shelf = Shelf(self.store, classifier, reading, keeper.check, now=lambda: 0.0)
-        self.pool = WorkerPool([self.worker], ledger, capacity=8)
+        self.pool = WorkerPool([self.worker], ledger, at_once=8)
         ram = RamKeeper(self.shelf, self.pool, hosts, ledger, telemetry, policy_name="lru", token_bytes=1.0, now=lambda: 0.0)
         reader = Reader(
             self.shelf,
