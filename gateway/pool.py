@@ -21,6 +21,8 @@ from router.residency import Ledger, Tier
 log = structlog.get_logger("workers")
 
 
+ANY = 1_000_000
+"""So many beyond what a worker is sent at once are as many as there are: a reading does not wait for a question's slot."""
 STRIKES = 3
 """A busy machine may answer one check late: a worker is out after this many in a row, or at once when a question can't reach it."""
 
@@ -46,8 +48,8 @@ class _Member:
         self.asked = asyncio.Event()
         """The opposite of `quiet`."""
 
-    def has_room(self, at_once: int) -> bool:
-        return self.problem is None and self.running - self.beside < at_once
+    def has_room(self, slots: int) -> bool:
+        return self.problem is None and self.running - self.beside < slots
 
 
 class WorkerPool:
@@ -100,10 +102,9 @@ class WorkerPool:
         """How many questions the healthy workers answer at a time."""
         return self.healthy * self._at_once
 
-    @property
-    def has_room(self) -> bool:
-        """Whether some worker can be sent a question now."""
-        return any(member.has_room(self._at_once) for member in self._members.values())
+    def has_room(self, *, beyond: int = 0) -> bool:
+        """Whether some worker can be sent a question now, where it may have so many `beyond` what it is sent at once."""
+        return any(member.has_room(self._at_once + beyond) for member in self._members.values())
 
     def pick(
         self,
@@ -112,18 +113,18 @@ class WorkerPool:
         avoid: frozenset[str] = frozenset(),
         host: str | None = None,
         worker: str | None = None,
-        beside: bool = False,
+        beyond: int = 0,
     ) -> Worker:
         """The worker for a question about this version: of all, of those of this host, or just this one.
 
-        `beside`: also one that has as many questions as it is sent at once. Raises EngineUnavailable that says why there is none.
+        `beyond`: it may have so many questions more than it is sent at once. Raises EngineUnavailable that says why there is none.
         """
         among = {
             name: member
             for name, member in self._members.items()
             if worker in (None, name) and (host is None or self._ledger.host_of(name) == host)
         }
-        chosen = choose(version, self._views(version, among, beside), self.costs, avoid=avoid)
+        chosen = choose(version, self._views(version, among, self._at_once + beyond), self.costs, avoid=avoid)
         if chosen is not None:
             return among[chosen].worker
         raise _why_not(among, avoid, host, worker)
@@ -144,7 +145,7 @@ class WorkerPool:
                 return member.worker
         return None
 
-    def _views(self, version: Version, members: Mapping[str, _Member], beside: bool) -> list[WorkerView]:
+    def _views(self, version: Version, members: Mapping[str, _Member], slots: int) -> list[WorkerView]:
         shares: dict[str | None, tuple[float, float]] = {}
         views = []
         for name, member in members.items():
@@ -154,7 +155,7 @@ class WorkerPool:
                 if host not in shares:
                     shares[host] = self._ledger.ram_share(version, host), self._ledger.disk_share(version, host)
                 ram, disk = shares[host]
-            capacity = (member.running + 1) if beside else self._at_once + member.beside
+            capacity = slots + member.beside
             views.append(WorkerView(name, member.problem is None, member.running, capacity, member.elsewhere, gpu, ram, disk))
         return views
 

@@ -68,7 +68,8 @@ class Engine(msgspec.Struct, frozen=True):
     check_interval_s: PositiveFloat = 2.0
     at_once: Positive | None = None
     """Questions sent to one worker at a time; more wait in the gateway, where they are served fairly (`queue`). By default as many
-    as a local engine computes at once (`engine.local.max_sequences`), else 32: set it to the workers' own `--max-num-seqs`."""
+    as a local engine computes at once (`engine.local.max_sequences`), else 32. Two more may come, of tenants that have none under
+    way: set it to the workers' own `--max-num-seqs` less two."""
     kv_events: str | None = None
     """Where workers elsewhere publish their KV events, e.g. tcp://10.0.0.5:5557: the gateway listens, they connect."""
     kv_server_events: Annotated[str, Meta(pattern=r"^[^\s:]+:[0-9]{1,5}$")] | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections.abc import Callable
 
 from router.documents import TenantId
 
@@ -39,6 +40,10 @@ def service(*, computed: int, generated: int) -> float:
 def retry_after_s(waiting: int, slots: int, service_s: float) -> int:
     """When it is worth asking again: seconds until those `waiting` have gone, where each of `slots` takes `service_s` a question."""
     return min(max(math.ceil(waiting * service_s / max(slots, 1)), 1), MOST_RETRY_S)
+
+
+def anybody(_: TenantId) -> bool:
+    return True
 
 
 class Bill:
@@ -94,12 +99,14 @@ class Turns:
             raise KeyError(number)
         self._remove(tenant, place)
 
-    def next(self) -> int | None:
-        """The question that goes now, which waits no more; None where nobody waits."""
-        if not self._waiting:
-            return None
-        tenant = min(self._lines, key=lambda one: (self.counter(one), self._lines[one][0]))
-        return self._remove(tenant, 0)
+    def next(self, among: Callable[[TenantId], bool] = anybody) -> int | None:
+        """The question that goes now, which waits no more; None where nobody waits, or nobody may go yet.
+
+        `among`: whose turn it can be. Nobody goes before a tenant that was given less.
+        """
+        least = self._least()
+        may = [tenant for tenant in self._lines if self.counter(tenant) <= least and among(tenant)]
+        return self._remove(min(may, key=lambda tenant: self._lines[tenant][0]), 0) if may else None
 
     def open(self, tenant: TenantId, weight: float) -> Bill:
         """The bill of a question that goes. `weight`: a tenant of twice the weight is given twice as much."""
@@ -111,12 +118,10 @@ class Turns:
         self._counters[bill.tenant] = self.counter(bill.tenant) + amount / bill.weight
 
     def settle(self, bill: Bill, total: float) -> None:
-        """It took so much in all. What was charged beyond it comes back, unless its tenant has been lifted since: being lifted
-        forgave what was charged before, and would otherwise be paid out to it."""
-        before = self.counter(bill.tenant)
-        self.charge(bill, total - bill.charged)
-        if bill.lifts != self._lifts.get(bill.tenant, 0):
-            self._counters[bill.tenant] = max(self.counter(bill.tenant), min(before, self._least()))
+        """It took so much in all. What was charged beyond it comes back, unless its tenant has been lifted since: where it stands
+        then says nothing of what it was charged before."""
+        if total > bill.charged or bill.lifts == self._lifts.get(bill.tenant, 0):
+            self.charge(bill, total - bill.charged)
 
     def _least(self) -> float:
         """What a tenant that comes back is lifted to."""

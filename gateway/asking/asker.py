@@ -207,7 +207,7 @@ class Asker:
                     avoid = frozenset({worker.name})
                     self._telemetry.retries.add(1)
                     log.info("question_retried", worker=worker.name, error=str(error))
-                worker = course.worker = ticket.again(avoid)
+                worker = course.worker = ticket.again(worker, avoid)
 
     async def _turn(self, laid_out: _LaidOut, ticket: Ticket) -> Worker:
         """The worker, once it is the question's turn. While another question reads the version, it would hold a slot for nothing."""

@@ -5,6 +5,7 @@ which it came, and a tenant who sends fifty would have all others wait behind th
 
 1. While a worker has room it goes at once. Else it waits, or is refused where too many do already.
 2. When a slot is free, somebody goes: no slot stays empty while anybody waits. Its worker is chosen then, not before.
+   A few slots beyond (`SPARE`) are for tenants that have nothing under way: such a question need not wait for another's end.
 3. Its tenant's counter is charged with what it is believed to take, with each token as it comes, and in the end with what it took.
 4. Whatever ends it, a client that leaves as well, its place is free at once.
 """
@@ -21,7 +22,8 @@ from types import TracebackType
 from typing import Self
 
 from backends.base import Usage, Worker
-from gateway.pool import WorkerPool
+from backends.settings import SPARE
+from gateway.pool import ANY, WorkerPool
 from gateway.sections import Queue as Limits
 from observability.telemetry import OUTCOME, Telemetry
 from router.documents import TenantId, Version
@@ -56,6 +58,7 @@ class Queue:
         self._line: dict[int, Ticket] = {}
         """Those in the line of their tenant, by number. Others of the waiting have stepped aside (`Ticket.aside`)."""
         self._waiting: Counter[TenantId] = Counter()
+        self._under_way: Counter[TenantId] = Counter()
         self._service_s = 0.0
         """How long a question takes of late; 0 before the first."""
         pool.on_change = self.serve
@@ -73,35 +76,45 @@ class Queue:
     def line_up(self, ticket: Ticket) -> None:
         """Have it wait for its turn, which may come at once. Raises KvshelfError where it may not wait."""
         if not self._pool.healthy:
-            self._pool.pick(ticket.version, beside=True)  # says why
-        if not ticket.waits:
-            if not self._pool.has_room:
-                self._check_room(ticket.tenant)
-            self.count(ticket)
+            self._pool.pick(ticket.version)  # says why
+        is_new = not ticket.waits
+        self.count(ticket)
         self._line[ticket.number] = ticket
         self._turns.join(ticket.tenant, ticket.number)
         self.serve()
+        if is_new and ticket.waits and (refusal := self._refusal(ticket.tenant)) is not None:
+            self.drop(ticket)
+            self.observe(0.0, "refused")
+            raise refusal
 
     def serve(self) -> None:
         """Whoever is next goes, as long as a worker has room. Where none is left at all, nobody waits for it."""
-        while self._line and self._pool.has_room:
-            number = self._turns.next()
-            if number is None:
+        while self._line and self._pool.has_room():
+            self._seat(self._turns.next(), beyond=0)
+        while self._line and self._pool.has_room(beyond=SPARE):
+            if not self._seat(self._turns.next(lambda tenant: tenant not in self._under_way), beyond=SPARE):
                 break
-            ticket = self._line.pop(number)
-            worker = self._pool.pick(ticket.version)
-            self._pool.take(worker)
-            self.discount(ticket)
-            bill = self._turns.open(ticket.tenant, self._weight_of(ticket.tenant))
-            self._turns.charge(bill, service(computed=ticket.computed(worker), generated=0))
-            ticket.begin(worker, bill)
         if self._line and not self._pool.healthy:
             for ticket in tuple(self._line.values()):
                 self.drop(ticket)
                 try:
-                    self._pool.pick(ticket.version, beside=True)
+                    self._pool.pick(ticket.version)
                 except EngineUnavailable as error:
                     ticket.refuse(error, "failed")
+
+    def _seat(self, number: int | None, *, beyond: int) -> bool:
+        """The question of this number goes; False where there is none."""
+        if number is None:
+            return False
+        ticket = self._line.pop(number)
+        worker = self._pool.pick(ticket.version, beyond=beyond)
+        self._pool.take(worker)
+        self.discount(ticket)
+        self._under_way[ticket.tenant] += 1
+        bill = self._turns.open(ticket.tenant, self._weight_of(ticket.tenant))
+        self._turns.charge(bill, service(computed=ticket.computed(worker), generated=0))
+        ticket.begin(worker, bill)
+        return True
 
     def drop(self, ticket: Ticket) -> None:
         """Out of the line, if it stands there."""
@@ -117,9 +130,7 @@ class Queue:
     def discount(self, ticket: Ticket) -> None:
         if ticket.waits:
             ticket.waits = False
-            self._waiting[ticket.tenant] -= 1
-            if not self._waiting[ticket.tenant]:
-                del self._waiting[ticket.tenant]
+            _less(self._waiting, ticket.tenant)
 
     def charge(self, bill: Bill, amount: float) -> None:
         self._turns.charge(bill, amount)
@@ -127,16 +138,18 @@ class Queue:
     def settle(self, bill: Bill, total: float) -> None:
         self._turns.settle(bill, total)
 
-    def beside(self, version: Version, avoid: frozenset[str]) -> Worker:
-        """A slot beyond what a worker is sent at once."""
-        worker = self._pool.pick(version, avoid=avoid, beside=True)
-        self._pool.take(worker)
-        return worker
+    def move(self, worker: Worker, version: Version, avoid: frozenset[str]) -> Worker:
+        """Another worker's slot in the place of this one's, though it be beyond what that one is sent at once."""
+        other = self._pool.pick(version, avoid=avoid, beyond=ANY)
+        self._pool.take(other)
+        self._pool.give(worker)
+        return other
 
-    def free(self, worker: Worker, took_s: float | None = None) -> None:
+    def free(self, tenant: TenantId, worker: Worker, took_s: float | None = None) -> None:
         """A slot is free again. `took_s`: how long a question had it that was asked to its end."""
         if took_s is not None:
             self._service_s += (MEMORY if self._service_s else 1.0) * (took_s - self._service_s)
+        _less(self._under_way, tenant)
         self._pool.give(worker)
 
     def late(self, ticket: Ticket, waited_s: float) -> None:
@@ -152,19 +165,15 @@ class Queue:
     def observe(self, waited_s: float, outcome: str) -> None:
         self._telemetry.queue_wait.record(waited_s, {OUTCOME: outcome})
 
-    def _check_room(self, tenant: TenantId) -> None:
-        waiting = self._waiting.get(tenant, 0)
-        refusal: KvshelfError
-        if waiting >= self._max_of_one:
-            words = f"{waiting} of your questions wait for a worker already, and no more may. Send fewer at a time."
-            refusal = ShareFull(words, retry_after_s=self._retry_after_s())
-        elif len(self) >= self._max_waiting:
-            words = f"Every worker is full, and {len(self)} questions wait already. Try again in a moment."
-            refusal = QueueFull(words, retry_after_s=self._retry_after_s())
-        else:
-            return
-        self.observe(0.0, "refused")
-        raise refusal
+    def _refusal(self, tenant: TenantId) -> KvshelfError | None:
+        """Why the question that came last may not wait."""
+        if self._waiting[tenant] > self._max_of_one:
+            words = f"{self._max_of_one} of your questions wait for a worker already, and no more may. Send fewer at a time."
+            return ShareFull(words, retry_after_s=self._retry_after_s())
+        if len(self) > self._max_waiting:
+            words = f"Every worker is full, and {self._max_waiting} questions wait already. Try again in a moment."
+            return QueueFull(words, retry_after_s=self._retry_after_s())
+        return None
 
     def _retry_after_s(self) -> int:
         return retry_after_s(len(self), self._pool.slots, self._service_s)
@@ -195,7 +204,7 @@ class Ticket:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._queue.drop(self)
         if self._worker is not None:
-            self._queue.free(self._worker, self._queue.clock() - self._began_at)
+            self._queue.free(self.tenant, self._worker, self._queue.clock() - self._began_at)
             self._worker = None
 
     async def turn(self, version: Version, computed: Callable[[Worker], int]) -> Worker:
@@ -215,14 +224,12 @@ class Ticket:
         self._queue.count(self)
         if (worker := self._worker) is not None:
             self._worker = self._bill = None
-            self._queue.free(worker)
+            self._queue.free(self.tenant, worker)
         await until
 
-    def again(self, avoid: frozenset[str]) -> Worker:
-        """Another worker at once, in the place of one that failed: it had its turn. Raises EngineUnavailable."""
-        failed, self._worker = self._worker, self._queue.beside(self.version, avoid)
-        if failed is not None:
-            self._queue.free(failed)
+    def again(self, failed: Worker, avoid: frozenset[str]) -> Worker:
+        """Another worker at once, in the place of the one that failed: it had its turn. Raises EngineUnavailable."""
+        self._worker = self._queue.move(failed, self.version, avoid)
         return self._worker
 
     def generated(self) -> None:
@@ -263,3 +270,9 @@ class Ticket:
             self.waited_s += waited_s
             self._queue.observe(waited_s, self._outcome)
         return worker
+
+
+def _less(counts: Counter[TenantId], tenant: TenantId) -> None:
+    counts[tenant] -= 1
+    if not counts[tenant]:
+        del counts[tenant]

@@ -13,7 +13,7 @@ from contextlib import suppress
 import structlog
 
 from backends.base import Usage, Worker
-from gateway.pool import WorkerPool
+from gateway.pool import ANY, WorkerPool
 from gateway.shelf.documents import Shelf
 from gateway.shelf.prefixes import PrefixCache, PreparedPrefix
 from gateway.shelf.reading import Reading
@@ -112,7 +112,7 @@ class Reader:
     async def _admitted(self, version: Version, host: str | None, worker: str | None) -> Worker:
         """A worker whose host has promised the version its room. Where the one it belongs to has none, another is asked."""
         if host is not None or worker is not None:
-            reader = self._pool.pick(version, host=host, worker=worker, beside=True)
+            reader = self._pool.pick(version, host=host, worker=worker, beyond=ANY)
             await self._keeper.admit(self._shelf, version, self._ledger.host_of(reader.name))
             return reader
         names = frozenset(name for name, _ in self._pool.running)
@@ -121,7 +121,7 @@ class Reader:
         full: StorageFull | None = None
         while True:
             try:
-                reader = self._pool.pick(version, avoid=avoid, beside=True)
+                reader = self._pool.pick(version, avoid=avoid, beyond=ANY)
             except EngineUnavailable as error:
                 raise full or error from None
             at = self._ledger.host_of(reader.name)
@@ -139,7 +139,7 @@ class Reader:
         try:
             prefix = await self._prefixes.get(version)
             await self._ask(
-                self._pool.pick(version, worker=worker, beside=True),
+                self._pool.pick(version, worker=worker, beyond=ANY),
                 body(prefix.opening, self._check_suffix(), salt=version.salt, keep_tokens=version.prefix_tokens, max_tokens=1),
             )
         finally:
@@ -220,7 +220,7 @@ class Reader:
         while True:
             await self._pool.usable()
             with suppress(EngineUnavailable):
-                worker = self._pool.pick(version, host=host, beside=True)
+                worker = self._pool.pick(version, host=host, beyond=ANY)
                 try:
                     usage = await self._ask(worker, question)
                 except EngineFailed:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.bench import damage, engine_time, kills, own_time, routing_fit, routing_quality, routing_speed, tiers_time
+from tests.bench import damage, engine_time, fairness, kills, own_time, routing_fit, routing_quality, routing_speed, tiers_time
 
 USUAL = {"own": own_time.run, "engine": engine_time.run, "tiers": tiers_time.run}
 ALL = {
     **USUAL,
     "damage": damage.run,
+    "fairness": fairness.run,
     "kills": kills.run,
     "routing": routing_quality.run,
     "routing-fit": routing_fit.run,

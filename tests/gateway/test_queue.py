@@ -1,0 +1,336 @@
+"""The queue before the workers: who waits, who goes, who is refused, and that nothing is left of whoever leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from backends.base import Usage
+from backends.settings import SPARE
+from gateway.asking.queue import Queue
+from gateway.pool import WorkerPool
+from gateway.sections import Queue as Limits
+from observability.telemetry import Telemetry
+from router.documents import TenantId
+from router.errors import EngineUnavailable, KvshelfError, QueueFull, ShareFull, WaitedTooLong
+from router.fairness import Turns
+from router.residency import Ledger
+from tests.fakes.crowd import WARM, FirstCome, Kind, figures
+from tests.fakes.engine import FakeHost, FakeWorker
+from tests.fakes.simulated import p
+from tests.fakes.versions import ready
+from tests.gateway.yard import VERSION
+
+A, B, C = TenantId("a"), TenantId("b"), TenantId("c")
+AT_ONCE = 2
+
+
+class Line:
+    """A queue before one worker of two slots, or more; each question is held until it is let go."""
+
+    def __init__(self, workers: int = 1, *, weight_of: Callable[[TenantId], float] = lambda _: 1.0, **limits: float) -> None:
+        self.telemetry = Telemetry()
+        self.workers = [FakeWorker(f"worker-{number}", FakeHost()) for number in range(workers)]
+        self.pool = WorkerPool(self.workers, Ledger(), at_once=AT_ONCE)
+        self.queue = Queue(self.pool, Turns(), self.telemetry, Limits(**limits), weight_of=weight_of)  # type: ignore[arg-type]
+        self.order: list[str] = []
+        self.ends: dict[str, asyncio.Event] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def ask(self, name: str, tenant: TenantId, *, computed: int = 10) -> None:
+        """Under way as a task, in the queue or beyond it when this returns; `name` tells it in `order`."""
+        self.ends[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self._question(name, tenant, computed))
+        await settled()
+
+    async def _question(self, name: str, tenant: TenantId, computed: int) -> None:
+        with self.queue.ticket(tenant) as ticket:
+            await ticket.turn(VERSION, lambda _: computed)
+            self.order.append(name)
+            await self.ends[name].wait()
+
+    async def end(self, name: str) -> None:
+        self.ends[name].set()
+        await self.tasks[name]
+        await settled()
+
+    async def refused(self, name: str) -> KvshelfError:
+        with pytest.raises(KvshelfError) as caught:
+            await self.tasks[name]
+        return caught.value
+
+    async def leave(self, name: str) -> None:
+        self.tasks[name].cancel()
+        await asyncio.wait((self.tasks[name],))
+        await settled()
+
+    @property
+    def running(self) -> int:
+        return sum(count for _, count in self.pool.running)
+
+    def nothing_is_left(self) -> None:
+        assert (len(self.queue), self.running, len(self.queue._turns)) == (0, 0, 0)
+        assert not self.queue._under_way
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def line(workers: int = 1, **more: object) -> AsyncIterator[Line]:
+    made = Line(workers, **more)  # type: ignore[arg-type]
+    await made.pool.check()
+    yield made
+    for task in made.tasks.values():
+        task.cancel()
+    await asyncio.gather(*made.tasks.values(), return_exceptions=True)
+    made.nothing_is_left()
+    made.telemetry.close()
+
+
+# --- whose turn it is
+
+
+async def test_what_a_worker_has_room_for_goes_at_once() -> None:
+    async with line() as one:
+        with one.queue.ticket(A) as first, one.queue.ticket(B) as second:
+            for ticket in (first, second):
+                turn = ticket.turn(VERSION, lambda _: 1)
+                with pytest.raises(StopIteration):
+                    turn.send(None)  # without waiting for anything
+            assert one.running == 2
+
+
+async def test_a_tenant_that_floods_has_another_wait_for_no_more_than_one_question() -> None:
+    async with line() as one:
+        for number in range(20):
+            await one.ask(f"a{number}", A)
+        await one.ask("b0", B)
+        await one.ask("b1", B)
+        await one.ask("b2", B)
+        assert one.order == ["a0", "a1", "b0"]  # which needed no slot of a's
+        for name in list(one.order):
+            await one.end(name)
+        assert one.order[3:] == ["a2", "a3", "b1"]  # which came after 18 others
+
+
+async def test_one_tenant_alone_takes_none_of_the_spare_slots() -> None:
+    async with line() as one:
+        for number in range(5):
+            await one.ask(f"a{number}", A)
+        assert one.order == ["a0", "a1"]
+        for number, tenant in enumerate(("b", "c", "d", "e")):
+            await one.ask(f"{tenant}{number}", TenantId(tenant))
+        assert len(one.order) == AT_ONCE + SPARE
+        assert one.running == AT_ONCE + SPARE
+
+
+async def test_who_has_more_weight_is_given_more() -> None:
+    async with line(weight_of={A: 1.0, B: 3.0}.__getitem__) as one:
+        for number in range(12):
+            await one.ask(f"a{number}", A)
+        for number in range(12):
+            await one.ask(f"b{number}", B)
+        for number in range(12):
+            await one.end(one.order[number])
+        later = [name[0] for name in one.order[4:]]
+        assert later.count("b") > 2 * later.count("a") > 0
+
+
+async def test_the_worker_is_chosen_when_the_turn_comes() -> None:
+    async with line(workers=2) as two:
+        for number in range(6):
+            await two.ask(f"a{number}", A)
+        two.pool.failed(two.workers[0], "is gone")
+        await two.end("a0")
+        taken = dict(two.pool.running)
+        assert sum(taken.values()) == 4 or taken["worker-1"] <= AT_ONCE
+
+
+async def test_slots_that_are_free_are_never_left_empty() -> None:
+    async with line(workers=2) as two:
+        for number in range(12):
+            await two.ask(f"a{number}", A)
+        for number in range(8):
+            assert two.running == 4
+            await two.end(two.order[number])
+        assert two.running == 4
+
+
+async def test_what_was_believed_wrongly_is_put_right() -> None:
+    async with line() as one:
+        with one.queue.ticket(A) as ticket:
+            await ticket.turn(VERSION, lambda _: 1000)
+            assert one.queue._turns.counter(A) == 1000
+            ticket.generated()
+            ticket.settle(Usage(prompt_tokens=1010, cached_tokens=1000, completion_tokens=3))
+        assert one.queue._turns.counter(A) == 10 + 3 * 2
+
+
+# --- who is refused
+
+
+async def test_one_tenant_cannot_fill_the_queue_for_others() -> None:
+    async with line(max_waiting=4, max_share=0.5) as one:
+        for number in range(5):
+            await one.ask(f"a{number}", A)
+        refusal = await one.refused("a4")
+        assert isinstance(refusal, ShareFull)
+        assert refusal.retry_after_s >= 1
+        await one.ask("b0", B)
+        await one.ask("b1", B)
+        assert not one.tasks["b1"].done()
+
+
+async def test_beyond_the_queues_limit_questions_are_refused_at_once() -> None:
+    async with line(max_waiting=2, max_share=1.0) as one:
+        for name, tenant in (("a0", A), ("a1", A), ("a2", A), ("b0", B), ("b1", B)):
+            await one.ask(name, tenant)
+        await one.ask("a3", A)
+        refusal = await one.refused("a3")
+        assert isinstance(refusal, QueueFull)
+        assert "2 questions wait already" in str(refusal)
+        await one.end("a0")
+        await one.end("a1")
+        await one.ask("a4", A)
+        assert not one.tasks["a4"].done()
+
+
+async def test_a_refused_question_says_when_to_come_back_by_how_long_questions_take() -> None:
+    clock = [0.0]
+    async with line(max_waiting=4, max_share=1.0) as one:
+        one.queue.clock = lambda: clock[0]
+        await one.ask("first", A)
+        clock[0] = 10.0
+        await one.end("first")
+        for number in range(7):
+            await one.ask(f"a{number}", A)
+        refusal = await one.refused("a6")
+        assert isinstance(refusal, ShareFull)
+        assert refusal.retry_after_s == 25  # 5 questions, two at a time, 10 s each
+
+
+async def test_a_question_that_waited_as_long_as_it_may_is_refused() -> None:
+    async with line(max_wait_s=0.01) as one:
+        for number in range(3):
+            await one.ask(f"a{number}", A)
+        refusal = await one.refused("a2")
+        assert isinstance(refusal, WaitedTooLong)
+        assert len(one.queue) == 0
+        await one.end("a0")
+        assert one.order == ["a0", "a1"]
+
+
+async def test_where_no_worker_is_left_nobody_waits_for_one() -> None:
+    async with line() as one:
+        for number in range(4):
+            await one.ask(f"a{number}", A)
+        one.pool.failed(one.workers[0], "is gone")
+        for name in ("a2", "a3"):
+            assert isinstance(await one.refused(name), EngineUnavailable)
+        await one.ask("a4", A)
+        assert "is gone" in str(await one.refused("a4"))
+
+
+async def test_a_worker_that_comes_back_is_used_at_once() -> None:
+    async with line(workers=2) as two:
+        two.workers[1].problem = "is away"
+        two.pool.failed(two.workers[1], "is away")
+        for number in range(4):
+            await two.ask(f"a{number}", A)
+        assert two.running == 2
+        two.workers[1].problem = None
+        await two.pool.check()
+        await settled()
+        assert two.running == 4
+
+
+# --- who leaves
+
+
+async def test_who_leaves_while_it_waits_frees_its_place_at_once() -> None:
+    async with line(max_waiting=1, max_share=1.0) as one:
+        for number in range(3):
+            await one.ask(f"a{number}", A)
+        await one.leave("a2")
+        await one.ask("a3", A)
+        assert not one.tasks["a3"].done()
+        await one.end("a0")
+        assert one.order == ["a0", "a1", "a3"]
+
+
+async def test_who_leaves_just_as_its_turn_has_come_hands_it_on() -> None:
+    async with line() as one:
+        with one.queue.ticket(A) as ticket:
+            await ticket.turn(VERSION, lambda _: 10)
+            for number in range(3):
+                await one.ask(f"a{number}", A)
+        one.tasks["a1"].cancel()  # it has the slot by now, and has not run since
+        await settled()
+        assert one.order == ["a0", "a2"]
+        assert one.running == 2
+
+
+async def test_who_steps_aside_lets_others_have_the_slot_and_pays_nothing_for_it() -> None:
+    async with line(max_waiting=2, max_share=1.0) as one:
+        over = asyncio.Event()
+
+        async def waits() -> None:
+            with one.queue.ticket(A) as ticket:
+                await ticket.turn(VERSION, lambda _: 500)
+                await ticket.aside(over.wait())  # type: ignore[arg-type]
+                await ticket.turn(VERSION, lambda _: 10)
+                one.order.append("aside")
+
+        task = asyncio.create_task(waits())
+        await settled()
+        assert (one.running, len(one.queue), one.queue._turns.counter(A)) == (0, 1, 0)
+        for number in range(4):
+            await one.ask(f"a{number}", A)
+        assert isinstance(await one.refused("a3"), ShareFull)  # who stepped aside waits as well
+        over.set()
+        await settled()
+        await one.end("a0")
+        await task
+        assert one.order == ["a0", "a1", "aside", "a2"]  # it came before a2
+
+
+async def test_a_question_is_moved_to_another_worker_without_waiting_again() -> None:
+    async with line(workers=2) as two:
+        for number in range(4):
+            await two.ask(f"a{number}", A)
+        with two.queue.ticket(B) as ticket:
+            worker = await ticket.turn(ready("v"), lambda _: 10)
+            other = ticket.again(worker, frozenset({worker.name}))
+            assert other is not worker
+            assert two.running == 5
+            with pytest.raises(EngineUnavailable):
+                ticket.again(other, frozenset({"worker-0", "worker-1"}))
+        assert two.running == 4
+
+
+# --- how long it takes, in a simulated engine's time
+
+
+@pytest.mark.parametrize("reading", [False, True], ids=["", "a reading under way"])
+def test_beside_a_tenant_that_floods_anothers_first_token_takes_twice_as_long_at_most(reading: bool) -> None:
+    alone, beside = (figures(flood, reading=reading, questions=60) for flood in (None, WARM))
+    assert p(0.95, beside.first_token_s) <= 2 * p(0.95, alone.first_token_s)
+    first_come = figures(WARM, turns=FirstCome, reading=reading, questions=20)
+    assert p(0.95, first_come.first_token_s) > 20 * p(0.95, alone.first_token_s)
+
+
+def test_fairness_costs_the_flooding_tenant_next_to_nothing() -> None:
+    fair, first_come = (figures(WARM, turns=turns, questions=60).heavy_a_second for turns in (Turns, FirstCome))
+    assert fair > 0.9 * first_come
+
+
+def test_cold_questions_of_one_tenant_are_waited_for_no_longer_than_one_of_them_takes() -> None:
+    cold = Kind(compute=2_000)
+    fair, first_come = (figures(cold, turns=turns, questions=20) for turns in (Turns, FirstCome))
+    assert p(0.95, fair.first_token_s) < p(0.5, first_come.first_token_s) / 4
