@@ -48,6 +48,12 @@ class _Member:
         self.asked = asyncio.Event()
         """The opposite of `quiet`."""
 
+    def press(self, by: int) -> None:
+        self.waiting += by
+        on, off = (self.asked, self.quiet) if self.waiting else (self.quiet, self.asked)
+        on.set()
+        off.clear()
+
     def has_room(self, slots: int) -> bool:
         return self.problem is None and self.running - self.beside < slots
 
@@ -186,16 +192,16 @@ class WorkerPool:
     def waiting(self, worker: Worker) -> Iterator[None]:
         """A live question that waits for its first token: readings let it pass."""
         member = self._members[worker.name]
-        member.waiting += 1
-        member.quiet.clear()
-        member.asked.set()
+        member.press(1)
         try:
             yield
         finally:
-            member.waiting -= 1
-            if not member.waiting:
-                member.quiet.set()
-                member.asked.clear()
+            member.press(-1)
+
+    def press(self, by: int) -> None:
+        """The same for whichever worker has room first: 1 when questions begin to wait for it, -1 when none does any more."""
+        for member in self._members.values():
+            member.press(by)
 
     def busy(self, worker: Worker) -> bool:
         """Whether anything is under way on this worker."""

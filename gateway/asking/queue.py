@@ -59,6 +59,7 @@ class Queue:
         """Those in the line of their tenant, by number. Others of the waiting have stepped aside (`Ticket.aside`)."""
         self._waiting: Counter[TenantId] = Counter()
         self._under_way: Counter[TenantId] = Counter()
+        self._presses = False
         self._service_s = 0.0
         """How long a question takes of late; 0 before the first."""
         pool.on_change = self.serve
@@ -101,6 +102,7 @@ class Queue:
                     self._pool.pick(ticket.version)
                 except EngineUnavailable as error:
                     ticket.refuse(error, "failed")
+        self._press()
 
     def _seat(self, number: int | None, *, beyond: int) -> bool:
         """The question of this number goes; False where there is none."""
@@ -120,6 +122,7 @@ class Queue:
         """Out of the line, if it stands there."""
         if self._line.pop(ticket.number, None) is not None:
             self._turns.leave(ticket.tenant, ticket.number)
+            self._press()
         self.discount(ticket)
 
     def count(self, ticket: Ticket) -> None:
@@ -164,6 +167,12 @@ class Queue:
 
     def observe(self, waited_s: float, outcome: str) -> None:
         self._telemetry.queue_wait.record(waited_s, {OUTCOME: outcome})
+
+    def _press(self) -> None:
+        """Have readings let those pass that wait in line."""
+        if bool(self._line) != self._presses:
+            self._presses = bool(self._line)
+            self._pool.press(1 if self._presses else -1)
 
     def _refusal(self, tenant: TenantId) -> KvshelfError | None:
         """Why the question that came last may not wait."""

@@ -15,7 +15,7 @@ from tests.fakes.crowd import FLOOD, PROMPT, WARM, Figures, FirstCome, Kind, fig
 from tests.fakes.simulated import p
 
 QUESTIONS = 200
-FLOODS = {"warm questions": WARM, "warm questions with short answers": Kind(generate=4), "cold questions": Kind(compute=PROMPT)}
+FLOODS = {"warm": WARM, "warm, short answers": Kind(generate=4), "cold": Kind(compute=PROMPT)}
 
 
 async def run() -> None:
@@ -29,15 +29,15 @@ def _show() -> None:
         rows = [_row("alone", alone, alone)]
         for name, flood in FLOODS.items():
             for how, found in (
-                ("the queue", figures(flood, reading=reading, questions=QUESTIONS)),
-                ("first come first served", figures(flood, turns=FirstCome, reading=reading, questions=QUESTIONS)),
+                ("fair", figures(flood, reading=reading, questions=QUESTIONS)),
+                ("first come", figures(flood, turns=FirstCome, reading=reading, questions=QUESTIONS)),
                 ("in the engine", figures(flood, turns=FirstCome, at_once=2 * FLOOD, reading=reading, questions=QUESTIONS)),
             ):
                 rows.append(_row(f"{name}: {how}", found, alone))
-        title = f"{QUESTIONS} warm questions, one after the other, beside {FLOOD} of another tenant's at a time"
+        title = f"Time to first token of {QUESTIONS} warm questions beside {FLOOD} at once of another tenant's"
         measure.show(
             title + (", while documents are read" if reading else ""),
-            ["beside", "first token p50, s", "p95, s", "p50 × alone", "p95 × alone", "the other's, answered a second"],
+            ["beside", "p50, s", "p95, s", "p50 × alone", "p95 × alone", "answers/s"],
             rows,
         )
 

@@ -172,6 +172,21 @@ async def test_what_was_believed_wrongly_is_put_right() -> None:
         assert one.queue._turns.counter(A) == 10 + 3 * 2
 
 
+async def test_readings_let_those_pass_who_wait_in_line() -> None:
+    async with line() as one:
+        for number in range(2):
+            await one.ask(f"a{number}", A)
+        assert not one.pool.pressed
+        await one.ask("a2", A)
+        assert one.pool.pressed
+        await asyncio.wait_for(one.pool.asked(one.workers[0]), 5)
+        await one.end("a0")
+        assert not one.pool.pressed
+        await one.ask("a3", A)
+        await one.leave("a3")
+        assert not one.pool.pressed
+
+
 # --- who is refused
 
 
