@@ -38,9 +38,11 @@ from gateway.shelf.reading import Reading
 from gateway.shelf.tuning import Tuning
 from gateway.shelf.volumes import Volumes
 from gateway.tenants.authenticator import Authenticator
+from gateway.tenants.usage import UsageBooks
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.speeds import Speeds
 from gateway.tiers.uses import Uses
 from gateway.upkeep.gauges import observe
 from gateway.upkeep.housekeeper import Housekeeper
@@ -73,6 +75,7 @@ class Graph:
     health: Health
     views: DocumentViews
     moves: Moves
+    usage: UsageBooks
     running: Callable[[], AbstractAsyncContextManager[None]]
     """Loads the catalog, and runs what runs beside the requests."""
 
@@ -101,7 +104,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     ledger.weigh(parts.token_bytes)
     hosts = Hosts(parts.kv_servers, ledger, check_interval_s=engine.check_interval_s)
     pool = WorkerPool(parts.workers, ledger, at_once=engine.slots, check_interval_s=engine.check_interval_s)
-    uses = Uses(parts.store, now=now)
+    uses, speeds = Uses(parts.store, now=now), Speeds(parts.store, now=now)
     keeper = DiskKeeper(hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes)
     matchings = Matchings(parts.store, now=now)
     classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, config.routing, problem=parts.embedder_problem)
@@ -127,6 +130,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         prefixes,
         ledger,
         reading,
+        speeds,
         telemetry,
         model=config.model.name,
         segment_target_s=config.ingestion.segment_target_s,
@@ -157,7 +161,8 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     prefetcher = Prefetcher(
         parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
     )
-    bookings = Bookings(shelf, uses, prefetcher, ttl_refresh=config.retention.ttl_refresh)
+    usage = UsageBooks(parts.store, now=now)
+    bookings = Bookings(shelf, uses, prefetcher, usage, speeds, ttl_refresh=config.retention.ttl_refresh)
     gatherer = Gatherer(
         asker,
         bookings,
@@ -186,12 +191,16 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         await shelf.load()
+        await speeds.load()
         await uses.load((document.owner, document.id) for document in shelf.catalog)
         await asyncio.gather(pool.check(), hosts.check(), hosts.scan())
         await catalog_watcher.apply()
         running = [
             *(part.watch() for part in (pool, hosts, catalog_watcher)),
-            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses)),
+            *(
+                part.run()
+                for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses, speeds, usage)
+            ),
             *(observer(ledger) for observer in parts.observers),
             *([describer.run()] if config.ingestion.describe else []),
         ]
@@ -216,6 +225,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         health=Health(pool, hosts, parts.store, classifier, catalog_watcher),
         views=DocumentViews(shelf, ledger, uses),
         moves=moves,
+        usage=usage,
         running=running,
     )
 

@@ -14,6 +14,7 @@ from sqlalchemy import Select, select
 from backends.base import ApiKey
 from backends.store.tables import api_keys, documents, versions
 from router.documents import Descriptor, Document, Part, Version, VersionState
+from router.usage import BY, COUNTS, Used
 
 Values = dict[str, Any]
 RowMapping = Mapping[Any, Any]
@@ -99,3 +100,9 @@ def key_values(key: ApiKey) -> Values:
 
 def key_of(row: RowMapping) -> ApiKey:
     return ApiKey(**{column.name: row[column.name] for column in api_keys.c})
+
+
+def used_of(row: RowMapping) -> Used:
+    """From a row that may lack some of what rows are grouped by."""
+    counts = {name: int(row[name]) for name in COUNTS}
+    return Used(**{**{name: row[name] for name in BY if name in row}, **counts, "saved_s": float(row["saved_s"])})

@@ -6,7 +6,7 @@
 4. A worker is asked (`gateway/asking/asker.py`). Nothing is sent to the client before the first delta.
    Several documents are asked each by itself, and their answers joined (`gateway/asking/gathering.py`).
 5. The answer is streamed, or gathered; a failure after the first delta is one error event.
-6. Whatever happens, the span and metrics are written.
+6. Whatever happens, the span and metrics are written, and what was used is booked.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class ChatHandler:
                     task.cancel()
                 await asyncio.gather(answering, gone, return_exceptions=True)
                 course.report(self._telemetry)
+                self._bookings.ended(course)
 
     async def _answer(self, principal: Principal, raw: bytes, bypass: bool, course: Course, send: Send) -> None:
         request = parse(raw)

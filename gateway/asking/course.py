@@ -83,6 +83,11 @@ class Course:
         return Usage(self.prompt_tokens, self.generated, self.believed_tokens)
 
     @property
+    def refused(self) -> bool:
+        """Whether it was given no token, and not because its client left. Known at its end."""
+        return self.first_token_s is None and self.outcome not in ("ok", "client_gone", "given_up")
+
+    @property
     def routing(self) -> str:
         """How the document was chosen: `several`, `part` (one of these), `named`, `found`, or `none`."""
         if self.several:

@@ -148,6 +148,7 @@ class Gatherer:
                 raise
             finally:
                 course.report(self._telemetry)
+                self._bookings.ended(course)
         finish_reason = next((delta.finish_reason for delta in reversed(deltas) if delta.finish_reason), "stop")
         return Source(chosen, "".join(delta.text for delta in deltas), finish_reason, course.tier, course.usage)
 

@@ -48,7 +48,7 @@ def create(config_path: Path, tenant: str, name: str, scopes: tuple[str, ...], a
         await store.add_key(record)
         return key, record.public_id
 
-    key, public_id = _with_store(config_path, make)
+    key, public_id = with_store(config_path, make)
     if as_json:
         click.echo(json.dumps({"key": key, "id": public_id, "tenant": tenant, "scopes": scopes}))
     else:
@@ -60,7 +60,7 @@ def create(config_path: Path, tenant: str, name: str, scopes: tuple[str, ...], a
 @click.option("--json", "as_json", is_flag=True)
 def list_keys(config_path: Path, as_json: bool) -> None:
     """List all keys, revoked ones too. The keys themselves are kept nowhere."""
-    found = _with_store(config_path, lambda store, _: store.keys())
+    found = with_store(config_path, lambda store, _: store.keys())
     if as_json:
         click.echo(json.dumps([{k: v for k, v in msgspec.to_builtins(key).items() if k != "secret_hash"} for key in found]))
         return
@@ -78,12 +78,12 @@ def list_keys(config_path: Path, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 def revoke(config_path: Path, key_id: str) -> None:
     """Revoke the key of this id (see `list`)."""
-    if not _with_store(config_path, lambda store, _: store.revoke_key(key_id, time.time())):
+    if not with_store(config_path, lambda store, _: store.revoke_key(key_id, time.time())):
         raise click.ClickException(f"There is no key {key_id}.")
     OUT.print(f"{key_id}: revoked")
 
 
-def _with_store(config_path: Path, work: Callable[[Store, bytes], Awaitable[T]]) -> T:
+def with_store(config_path: Path, work: Callable[[Store, bytes], Awaitable[T]]) -> T:
     async def run() -> T:
         settings = config.load(config_path)
         secret = config.server_secret(settings)

@@ -20,6 +20,7 @@ from gateway.shelf.reading import Reading
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.speeds import Speeds
 from observability.telemetry import Telemetry
 from router.documents import Version
 from router.errors import EngineFailed, EngineUnavailable, StorageFull
@@ -55,6 +56,7 @@ class Reader:
         prefixes: PrefixCache,
         ledger: Ledger,
         reading: Reading,
+        speeds: Speeds,
         telemetry: Telemetry,
         *,
         model: str,
@@ -69,6 +71,7 @@ class Reader:
         self._prefixes = prefixes
         self._ledger = ledger
         self._reading = reading
+        self._speeds = speeds
         self._telemetry = telemetry
         self._model = model
         self._segment_target_s = segment_target_s
@@ -183,9 +186,9 @@ class Reader:
                 waiting=self._pool.busy(worker),
             )
             await self._pool.quiet(worker, at_most_s=self._segment_target_s)
-            started = time.perf_counter()
+            is_idle, started = not self._pool.busy(worker), time.perf_counter()
             try:
-                await self._ask(
+                usage = await self._ask(
                     worker, body(opening(self._model, prefix.ids[:end]), (), salt=version.salt, keep_tokens=end, max_tokens=1)
                 )
             except EngineUnavailable as error:
@@ -195,7 +198,11 @@ class Reader:
                 if await self._is_out(worker):
                     raise EngineUnavailable(str(error)) from error
                 raise
-            pace = pace.after(end - read, time.perf_counter() - started)
+            took_s = time.perf_counter() - started
+            pace = pace.after(end - read, took_s)
+            computed = usage.prompt_tokens - usage.cached_tokens
+            if is_idle and computed >= self._reading.layout.chunk_tokens:
+                self._speeds.measured(worker.name, computed, took_s)
             self._telemetry.read_tokens.add(end - read)
             read = end
             if progress is not None and not await progress(read):

@@ -15,8 +15,9 @@ import secrets
 from backends.base import ApiKey
 from router.documents import TenantId
 
-SCOPES = ("ask", "documents", "share")
-"""ask questions and see the catalog · add, change and remove the tenant's own documents · the same for shared ones"""
+SCOPES = ("ask", "documents", "share", "read", "admin")
+"""ask questions and see the catalog · add, change and remove the tenant's own documents · the same for shared ones ·
+see what the tenant used · what operators do"""
 
 _PREFIX = "kvs_live"
 

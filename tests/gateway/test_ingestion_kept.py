@@ -21,6 +21,7 @@ from gateway.shelf.reading import Reading
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.speeds import Speeds
 from gateway.tiers.uses import Uses
 from observability.telemetry import Telemetry
 from router.documents import Descriptor, DocumentId, Owner, Version, VersionState
@@ -63,6 +64,7 @@ class Desk:
             PrefixCache(self.store, "small"),
             ledger,
             reading,
+            Speeds(self.store, now=lambda: 0.0),
             telemetry,
             model="small",
             segment_target_s=0.5,
