@@ -41,6 +41,6 @@ async def report(
     if format == "csv":
         name = f'attachment; filename="usage-{asked.since}-{asked.until}.csv"'
         headers = {"content-disposition": name}
-        return Response(as_csv(rows, asked.by).encode(), media_type="text/csv; charset=utf-8", headers=headers)
+        return Response(as_csv(rows, asked.by).encode(), media_type="text/csv", headers=headers)
     body = {"from": asked.since, "to": asked.until, "by": asked.by, "data": plain(rows, asked.by)}
     return Response(msgspec.json.encode(body), media_type=JSON)

@@ -142,6 +142,17 @@ async def test_who_has_more_weight_is_given_more() -> None:
         assert later.count("b") > 2 * later.count("a") > 0
 
 
+async def test_what_costs_more_is_asked_less_often() -> None:
+    async with line() as one:
+        for number in range(10):
+            await one.ask(f"a{number}", A, computed=1000)
+        for number in range(10):
+            await one.ask(f"b{number}", B, computed=10)
+        for number in range(8):
+            await one.end(one.order[number])
+        assert [name[0] for name in one.order].count("a") == 2  # whose first two cost as much as a hundred of b's
+
+
 async def test_the_worker_is_chosen_when_the_turn_comes() -> None:
     async with line(workers=2) as two:
         for number in range(6):

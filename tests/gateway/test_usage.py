@@ -14,7 +14,7 @@ from gateway.sections import Gathering
 from gateway.tiers.speeds import Speeds
 from router.errors import EngineFailed
 from tests.fakes.engine import CHUNK, Fault, Gate
-from tests.fakes.gateway import Gateway, eventually
+from tests.fakes.gateway import Gateway, eventually, sse
 from tests.fakes.store import MemoryStore
 
 LEASE = "# Lease\n\n" + "The deposit is 2,400 euros. " * 20
@@ -47,16 +47,17 @@ async def one_row(gateway: Gateway, query: str = "?by=tenant", **more: Any) -> d
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_a_question_is_counted_with_the_tokens_that_its_answer_says(gateway: Gateway, streamed: bool) -> None:
     await gateway.add(LEASE, id="lease")
-    expected = (await gateway.ask("How much?", document="lease"))["usage"]
     if streamed:
-        body = {"messages": [{"role": "user", "content": "How much?"}], "document": "lease", "stream": True}
+        fields = {"messages": [{"role": "user", "content": "How much?"}], "document": "lease"}
+        body = {**fields, "stream": True, "stream_options": {"include_usage": True}}
         async with gateway.request("POST", "/v1/chat/completions", json=body) as response:
-            await response.read()
-    times = 1 + streamed
-    await eventually(lambda: _questions(gateway, times))
+            expected = sse(await response.text())[-2][1]["usage"]
+    else:
+        expected = (await gateway.ask("How much?", document="lease"))["usage"]
+    await eventually(lambda: _questions(gateway, 1))
     (row,) = await usage(gateway)
     cached = expected["prompt_tokens_details"]["cached_tokens"]
-    assert counts(row) == (times, 0, 0, times * expected["prompt_tokens"], times * cached, times * expected["completion_tokens"])
+    assert counts(row) == (1, 0, 0, expected["prompt_tokens"], cached, expected["completion_tokens"])
     assert (row["tenant"], row["document"], row["key"]) == ("tenant-a", "lease", gateway.key.split("_")[2])
     assert cached > 0
 
@@ -78,6 +79,7 @@ async def test_what_is_refused_is_counted_and_took_nothing(gateway: Gateway) -> 
 
 async def test_a_client_that_leaves_is_counted_with_what_had_come(gateway: Gateway) -> None:
     await gateway.add(LEASE, id="lease")
+    prefix = (await gateway.json("GET", "/v1/documents/lease"))["prefix_tokens"]
     whole = (await gateway.ask("How much?", document="lease"))["usage"]
     gate = Gate(gateway.workers[0], at=2)
     body = {"messages": [{"role": "user", "content": "How much?"}], "document": "lease", "stream": True}
@@ -91,7 +93,7 @@ async def test_a_client_that_leaves_is_counted_with_what_had_come(gateway: Gatew
         0,
         0,
         2 * whole["prompt_tokens"],
-        2 * whole["prompt_tokens_details"]["cached_tokens"],
+        whole["prompt_tokens_details"]["cached_tokens"] + prefix,  # what was believed of it
         whole["completion_tokens"] + 2,
     )
 

@@ -139,7 +139,8 @@ async def test_a_database_of_something_else_is_refused_untouched(database_url: s
         await store.open()
         await store.close()
         await run_sql(
-            database_url, *(f"DROP TABLE {name}" for name in ("alembic_version", "contents", "documents", "api_keys", "states"))
+            database_url,
+            *(f"DROP TABLE {name}" for name in ("alembic_version", "contents", "documents", "api_keys", "states", "usage")),
         )
     else:
         await run_sql(database_url, "CREATE TABLE versions (id text)")

@@ -52,7 +52,7 @@ def usage(config_path: Path, *arguments: str) -> Result:
 def test_a_table_for_people(config_path: Path) -> None:
     result = usage(config_path, "--from", "2026-11-01", "--to", "2026-11-30", "--by", "tenant")
     assert result.exit_code == 0
-    assert [line.split()[:5] for line in result.output.splitlines() if line.startswith(("acme", "zoo"))] == [
+    assert [line.split()[:5] for line in result.output.splitlines() if line.strip().startswith(("acme", "zoo"))] == [
         ["acme", "3", "0", "0", "19,200"],
         ["zoo", "3", "0", "0", "19,200"],
     ]

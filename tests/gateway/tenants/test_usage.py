@@ -38,7 +38,7 @@ async def store() -> AsyncIterator[Held]:
     made = Held()
     await made.open()
     made.go.set()
-    yield made
+    return made
 
 
 def used(**changes: Any) -> Used:
