@@ -102,7 +102,7 @@ async def test_a_tenant_with_fifty_questions_does_not_keep_another_waiting(tmp_p
         for number in range(24):  # of the 48 others that came before them
             place = [place for place, mark in enumerate(there.doors.marks) if mark < "90"][number]
             there.doors.let_through(place)
-            await eventually(lambda number=number: len(there.doors.held) == AT_ONCE + 1 + number)  # type: ignore[misc]
+            await eventually(lambda number=number: len(there.doors.held) >= AT_ONCE + 1 + number)  # type: ignore[misc]
             if {"91", "92"} & set(there.doors.marks):
                 break
         else:
