@@ -9,7 +9,7 @@ Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024, arXiv 2401
 * A tenant that had nothing waiting is lifted to the least of those that wait (nobody: to the one that waited last). Who was away
   has saved up nothing, and who asked alone owes nothing.
 
-Two tenants that both wait all the time are so given the same, up to what is under way at once (`tests/router/test_fairness.py`
+Two tenants that both wait all the time are so given the same, up to what is under way at once (`tests/router/test_fairness_rules.py`
 has the bound), and nobody waits for ever. Who waits and who goes is all that is decided here; when there is a slot is not.
 """
 

@@ -80,7 +80,7 @@ GUARDS = (
         "        self._queue.drop(self)\n",
         "",
         (
-            f"{QUEUE}::test_who_leaves_while_it_waits_frees_its_place_at_once",
+            "tests/gateway/test_queue_left.py::test_who_leaves_while_it_waits_frees_its_place_at_once",
             f"{FULL}::test_a_client_that_leaves_the_queue_is_never_asked_for",
         ),
     ),
