@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from backends.records import ApiKey, AuditEntry
 from router.chunk_tier import ChunkKey
 from router.documents import Document, DocumentId, Owner, Salt, Version, VersionId
+from router.usage import Used
 
 Vectors = NDArray[np.float32]
 """Embeddings, shape (texts, dimensions), each row of length 1."""
@@ -282,4 +283,12 @@ class Store(Protocol):
 
     async def put_state(self, name: str, value: bytes, at: float) -> None:
         """Keep `value`, put at the time `at`, in the place of what this name had."""
+        ...
+
+    async def add_usage(self, rows: Sequence[Used]) -> None:
+        """Add each to what is stored of its tenant, key, document and day."""
+        ...
+
+    async def usage(self, *, since: str, until: str, tenant: str | None, by: Sequence[str], most: int) -> list[Used]:
+        """Days `since` to `until`, both included: one tenant's or all, as `router.usage.grouped`, the first `most`."""
         ...

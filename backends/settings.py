@@ -25,6 +25,11 @@ class Model(msgspec.Struct, frozen=True):
     """Names the weights where `path` has none (workers elsewhere). Part of the engine fingerprint."""
 
 
+SPARE = 2
+"""Slots of a worker beyond what it is sent at once: for a tenant that has nothing under way, so that one tenant's questions never
+have all of an engine."""
+
+
 class LocalEngine(msgspec.Struct, frozen=True):
     """An engine on this machine, started and watched by `kvshelf up`."""
 
@@ -48,6 +53,7 @@ class LocalEngine(msgspec.Struct, frozen=True):
     encrypted: bool = True
     """false stores the disk tier plain: a damaged file is then not noticed."""
     max_sequences: Positive = 8
+    """Questions that a worker computes at once, besides two more of tenants that have none under way."""
     worker_args: tuple[str, ...] = ()
     """More flags for vLLM."""
 

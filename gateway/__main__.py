@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rich_click as click
 
-from gateway.cli import ask, audit, demo, documents, keys, routing, serve, simulate
+from gateway.cli import ask, audit, demo, documents, keys, routing, serve, simulate, usage
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,6 +22,7 @@ main.add_command(routing.route)
 main.add_command(documents.documents)
 main.add_command(keys.keys)
 main.add_command(audit.audit)
+main.add_command(usage.usage)
 main.add_command(simulate.simulate)
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.types import Receive, Scope, Send
 
-from gateway.api import admin_api, keys_api, routing_api, system_api
+from gateway.api import admin_api, admin_usage_api, keys_api, routing_api, system_api, usage_api
 from gateway.api.asgi import uncompressed
 from gateway.api.chat_shapes import CHAT
 from gateway.api.description import described
@@ -66,7 +66,7 @@ def _for_tenants(graph: Graph) -> Litestar:
     server = graph.config.server
     names = (
         *("config", "shelf", "volumes", "extractor", "classifier", "second_look", "tuning", "health", "views", "moves"),
-        *("streams", "audit"),
+        *("streams", "audit", "usage"),
     )
     return Litestar(
         route_handlers=[
@@ -75,6 +75,7 @@ def _for_tenants(graph: Graph) -> Litestar:
             JobsController,
             TiersController,
             system_api.models,
+            usage_api.usage,
             routing_api.route,
             routing_api.fit,
             routing_api.reset,
@@ -95,8 +96,14 @@ def _for_tenants(graph: Graph) -> Litestar:
 
 def _for_operators(graph: Graph) -> Litestar:
     return Litestar(
-        route_handlers=[admin_api.metrics, admin_api.health, keys_api.KeysController, keys_api.audit_log],
-        dependencies=_dependencies(graph, "telemetry", "health", "keyring", "audit"),
+        route_handlers=[
+            admin_api.metrics,
+            admin_api.health,
+            admin_usage_api.admin_usage,
+            keys_api.KeysController,
+            keys_api.audit_log,
+        ],
+        dependencies=_dependencies(graph, "telemetry", "health", "usage", "keyring", "audit"),
         middleware=[uncompressed, DefineMiddleware(AdminKeyMiddleware, authenticator=graph.authenticator, audit=graph.audit)],
         exception_handlers=HANDLERS,
         openapi_config=described("kvshelf for operators", needs("admin")),

@@ -18,7 +18,21 @@ import msgspec
 
 from backends.settings import Extraction, Model
 from gateway import strict_yaml
-from gateway.sections import Admin, Disk, Embedding, Engine, Gathering, Ingestion, Keys, Ram, Retention, Routing, Server, Telemetry
+from gateway.sections import (
+    Admin,
+    Disk,
+    Embedding,
+    Engine,
+    Gathering,
+    Ingestion,
+    Keys,
+    Queue,
+    Ram,
+    Retention,
+    Routing,
+    Server,
+    Telemetry,
+)
 from gateway.strict_yaml import ConfigError
 
 SECRET_VARIABLE = "KVSHELF_SECRET"  # noqa: S105 - the variable's name, not a secret  # nosec B105
@@ -41,6 +55,7 @@ class Config(msgspec.Struct, frozen=True):
     """A catalog.yaml, applied at start and whenever it changes."""
     routing: Routing = Routing()
     gathering: Gathering = Gathering()
+    queue: Queue = Queue()
     ingestion: Ingestion = Ingestion()
     extraction: Extraction = Extraction()
     disk: Disk = Disk()

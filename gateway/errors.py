@@ -104,6 +104,7 @@ _STATUS: tuple[tuple[type[errors.KvshelfError], int, str], ...] = (
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.NotFound, 404, "invalid_request_error"),
     (errors.Conflict, 409, "invalid_request_error"),
+    (errors.ShareFull, 429, "rate_limit_error"),
     (errors.StorageFull, 507, "server_error"),
     (errors.EngineUnavailable, 503, "engine_error"),
     (errors.StoreUnavailable, 503, "server_error"),

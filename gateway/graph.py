@@ -21,6 +21,7 @@ from gateway.asking.asker import Asker
 from gateway.asking.bookings import Bookings
 from gateway.asking.cold import ColdQuestions
 from gateway.asking.gathering import Gatherer
+from gateway.asking.queue import Queue
 from gateway.asking.second_look import SecondLook
 from gateway.config import Config
 from gateway.ingestion.describer import Describer
@@ -41,9 +42,11 @@ from gateway.tenants.audit import AuditLog
 from gateway.tenants.authenticator import Authenticator
 from gateway.tenants.keyring import Keyring
 from gateway.tenants.streams import Streams
+from gateway.tenants.usage import UsageBooks
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.speeds import Speeds
 from gateway.tiers.uses import Uses
 from gateway.upkeep.gauges import observe
 from gateway.upkeep.housekeeper import Housekeeper
@@ -52,6 +55,7 @@ from gateway.upkeep.prefetcher import Prefetcher
 from gateway.upkeep.reaper import Reaper
 from gateway.upkeep.scrubber import Scrubber
 from observability.telemetry import Telemetry
+from router.fairness import Turns
 from router.policies import CHOICES
 from router.prompts import derive
 from router.residency import Ledger
@@ -79,6 +83,7 @@ class Graph:
     health: Health
     views: DocumentViews
     moves: Moves
+    usage: UsageBooks
     running: Callable[[], AbstractAsyncContextManager[None]]
     """Loads the catalog, and runs what runs beside the requests."""
 
@@ -108,8 +113,8 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     ledger = Ledger(parts.hosts)
     ledger.weigh(parts.token_bytes)
     hosts = Hosts(parts.kv_servers, ledger, check_interval_s=engine.check_interval_s)
-    pool = WorkerPool(parts.workers, ledger, capacity=engine.capacity, check_interval_s=engine.check_interval_s)
-    uses = Uses(parts.store, now=now)
+    pool = WorkerPool(parts.workers, ledger, at_once=engine.slots, check_interval_s=engine.check_interval_s)
+    uses, speeds = Uses(parts.store, now=now), Speeds(parts.store, now=now)
     keeper = DiskKeeper(hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes)
     matchings = Matchings(parts.store, now=now)
     classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, config.routing, problem=parts.embedder_problem)
@@ -136,6 +141,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         prefixes,
         ledger,
         reading,
+        speeds,
         telemetry,
         model=config.model.name,
         segment_target_s=config.ingestion.segment_target_s,
@@ -161,11 +167,13 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         bytes_per_s=config.disk.scrub_mib_per_s * 2**20,
         chunk_tokens=engine.chunk_tokens,
     )
-    asker = Asker(shelf, pool, hosts, cold, ram, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
+    queue = Queue(pool, Turns(), telemetry, config.queue, weight_of=lambda tenant: 1.0)
+    asker = Asker(shelf, pool, queue, hosts, cold, ram, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
     prefetcher = Prefetcher(
         parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
     )
-    bookings = Bookings(shelf, uses, prefetcher, ttl_refresh=config.retention.ttl_refresh)
+    usage = UsageBooks(parts.store, now=now)
+    bookings = Bookings(shelf, uses, prefetcher, usage, speeds, ttl_refresh=config.retention.ttl_refresh)
     gatherer = Gatherer(
         asker,
         bookings,
@@ -190,18 +198,19 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         max_body_bytes=config.server.max_body_mib * 2**20,
         allow_cache_bypass=config.allow_cache_bypass,
     )
-    observe(telemetry, shelf, pool, hosts, housekeeper, ledger, budget_gib=config.disk.budget_gib)
+    observe(telemetry, shelf, pool, queue, hosts, housekeeper, ledger, budget_gib=config.disk.budget_gib)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         await shelf.load()
+        await speeds.load()
         await uses.load((document.owner, document.id) for document in shelf.catalog)
         await asyncio.gather(pool.check(), hosts.check(), hosts.scan())
         await catalog_watcher.apply()
         running = [
             *(part.watch() for part in (pool, hosts, catalog_watcher)),
-            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses)),
-            *(part.run() for part in (authenticator, streams)),
+            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber)),
+            *(part.run() for part in (uses, speeds, usage, authenticator, streams)),
             *(observer(ledger) for observer in parts.observers),
             *([describer.run()] if config.ingestion.describe else []),
         ]
@@ -232,6 +241,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         health=Health(pool, hosts, parts.store, classifier, catalog_watcher),
         views=DocumentViews(shelf, ledger, uses),
         moves=moves,
+        usage=usage,
         running=running,
     )
 

@@ -7,7 +7,7 @@ choice itself is `router/placement.py`'s, what is held where the ledger's, and t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import structlog
@@ -21,6 +21,8 @@ from router.residency import Ledger, Tier
 log = structlog.get_logger("workers")
 
 
+ANY = 1_000_000
+"""So many beyond what a worker is sent at once are as many as there are: a reading does not wait for a question's slot."""
 STRIKES = 3
 """A busy machine may answer one check late: a worker is out after this many in a row, or at once when a question can't reach it."""
 
@@ -31,6 +33,8 @@ class _Member:
         self.problem: str | None = "has not been checked yet"
         self.strikes = 0
         self.running = 0
+        self.beside = 0
+        """Those of `running` that are readings and the like: they go beyond `at_once`."""
         self.most = 0
         """The most that were running since the last look at the worker's load began."""
         self.elsewhere = 0
@@ -44,6 +48,15 @@ class _Member:
         self.asked = asyncio.Event()
         """The opposite of `quiet`."""
 
+    def press(self, by: int) -> None:
+        self.waiting += by
+        on, off = (self.asked, self.quiet) if self.waiting else (self.quiet, self.asked)
+        on.set()
+        off.clear()
+
+    def has_room(self, slots: int) -> bool:
+        return self.problem is None and self.running - self.beside < slots
+
 
 class WorkerPool:
     def __init__(
@@ -51,17 +64,19 @@ class WorkerPool:
         workers: Sequence[Worker],
         ledger: Ledger,
         *,
-        capacity: int,
+        at_once: int,
         check_interval_s: float = 2.0,
         costs: Costs | None = None,
     ) -> None:
-        """`capacity`: how many questions a worker may have at once before others are refused."""
+        """`at_once`: how many questions a worker is sent at a time."""
         self._members = {worker.name: _Member(worker) for worker in workers}
         self._ledger = ledger
-        self._capacity = capacity
+        self._at_once = at_once
         self._check_interval_s = check_interval_s
         self.costs = costs or Costs()
         """What the choice weighs: whoever has observed better figures may put them here."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when there may be room on a worker, or when one is no longer healthy: whoever lets questions wait puts it here."""
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -88,19 +103,34 @@ class WorkerPool:
         """Whether a live question waits for its first token anywhere."""
         return any(member.waiting for member in self._members.values())
 
+    @property
+    def slots(self) -> int:
+        """How many questions the healthy workers answer at a time."""
+        return self.healthy * self._at_once
+
+    def has_room(self, *, beyond: int = 0) -> bool:
+        """Whether some worker can be sent a question now, where it may have so many `beyond` what it is sent at once."""
+        return any(member.has_room(self._at_once + beyond) for member in self._members.values())
+
     def pick(
-        self, version: Version, *, avoid: frozenset[str] = frozenset(), host: str | None = None, worker: str | None = None
+        self,
+        version: Version,
+        *,
+        avoid: frozenset[str] = frozenset(),
+        host: str | None = None,
+        worker: str | None = None,
+        beyond: int = 0,
     ) -> Worker:
         """The worker for a question about this version: of all, of those of this host, or just this one.
 
-        Raises EngineUnavailable that says why there is none.
+        `beyond`: it may have so many questions more than it is sent at once. Raises EngineUnavailable that says why there is none.
         """
         among = {
             name: member
             for name, member in self._members.items()
             if worker in (None, name) and (host is None or self._ledger.host_of(name) == host)
         }
-        chosen = choose(version, self._views(version, among), self.costs, avoid=avoid)
+        chosen = choose(version, self._views(version, among, self._at_once + beyond), self.costs, avoid=avoid)
         if chosen is not None:
             return among[chosen].worker
         raise _why_not(among, avoid, host, worker)
@@ -121,7 +151,7 @@ class WorkerPool:
                 return member.worker
         return None
 
-    def _views(self, version: Version, members: Mapping[str, _Member]) -> list[WorkerView]:
+    def _views(self, version: Version, members: Mapping[str, _Member], slots: int) -> list[WorkerView]:
         shares: dict[str | None, tuple[float, float]] = {}
         views = []
         for name, member in members.items():
@@ -131,34 +161,47 @@ class WorkerPool:
                 if host not in shares:
                     shares[host] = self._ledger.ram_share(version, host), self._ledger.disk_share(version, host)
                 ram, disk = shares[host]
-            views.append(WorkerView(name, member.problem is None, member.running, self._capacity, member.elsewhere, gpu, ram, disk))
+            capacity = slots + member.beside
+            views.append(WorkerView(name, member.problem is None, member.running, capacity, member.elsewhere, gpu, ram, disk))
         return views
 
-    @contextmanager
-    def slot(self, worker: Worker) -> Iterator[None]:
-        """One request under way on this worker."""
+    def take(self, worker: Worker, *, beside: bool = False) -> None:
+        """A request is under way on this worker from now on, until `give`. `beside`: a reading, which takes no question's place."""
         member = self._members[worker.name]
         member.running += 1
+        member.beside += beside
         member.most = max(member.most, member.running)
+
+    def give(self, worker: Worker, *, beside: bool = False) -> None:
+        """It is no more."""
+        member = self._members[worker.name]
+        member.running -= 1
+        member.beside -= beside
+        self.on_change()
+
+    @contextmanager
+    def slot(self, worker: Worker, *, beside: bool = False) -> Iterator[None]:
+        """One request under way on this worker, see `take`."""
+        self.take(worker, beside=beside)
         try:
             yield
         finally:
-            member.running -= 1
+            self.give(worker, beside=beside)
 
     @contextmanager
     def waiting(self, worker: Worker) -> Iterator[None]:
         """A live question that waits for its first token: readings let it pass."""
         member = self._members[worker.name]
-        member.waiting += 1
-        member.quiet.clear()
-        member.asked.set()
+        member.press(1)
         try:
             yield
         finally:
-            member.waiting -= 1
-            if not member.waiting:
-                member.quiet.set()
-                member.asked.clear()
+            member.press(-1)
+
+    def press(self, by: int) -> None:
+        """The same for whichever worker has room first: 1 when questions begin to wait for it, -1 when none does any more."""
+        for member in self._members.values():
+            member.press(by)
 
     def busy(self, worker: Worker) -> bool:
         """Whether anything is under way on this worker."""
@@ -231,6 +274,7 @@ class WorkerPool:
             member.elsewhere = 0
         member.problem = problem
         self._changed.set()
+        self.on_change()
 
 
 def _why_not(members: Mapping[str, _Member], avoid: frozenset[str], host: str | None, worker: str | None) -> EngineUnavailable:

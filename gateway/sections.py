@@ -20,6 +20,10 @@ Origin = Annotated[str, Meta(pattern=r"^https?://[^/\s*]+$")]
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/\s]+(/[^\s]*)?$")]
 
 
+AT_ONCE = 32
+"""Questions sent at a time to a worker of which nothing is known."""
+
+
 class Server(msgspec.Struct, frozen=True):
     """Where tenants' requests come in. The times and sizes hold for the operators' listener too."""
 
@@ -94,8 +98,10 @@ class Engine(msgspec.Struct, frozen=True):
     kv_servers: tuple[RemoteKVServer, ...] = ()
     """One a host; workers of one host share it."""
     check_interval_s: PositiveFloat = 2.0
-    capacity: Positive = 64
-    """Questions under way on one worker; more are refused at once with 503 and `retry-after`."""
+    at_once: Positive | None = None
+    """Questions sent to one worker at a time; more wait in the gateway, where they are served fairly (`queue`). By default as many
+    as a local engine computes at once (`engine.local.max_sequences`), else 32. Two more may come, of tenants that have none under
+    way: set it to the workers' own `--max-num-seqs` less two."""
     kv_events: Annotated[str, Meta(pattern=r"^(tcp://[^\s]+:[0-9]{1,5}|ipc://[^\s]+)$")] | None = None
     """Where workers elsewhere publish their KV events, e.g. tcp://10.0.0.5:5557: the gateway listens, they connect."""
     kv_server_events: Annotated[str, Meta(pattern=r"^[^\s:]+:[0-9]{1,5}$")] | None = None
@@ -131,10 +137,26 @@ class Engine(msgspec.Struct, frozen=True):
                 raise ValueError(f"worker {worker.name}: `host` is {worker.host}, which none of `kv_servers` is called")
 
     @property
+    def slots(self) -> int:
+        """Questions sent to one worker at a time."""
+        return self.at_once or (self.local.max_sequences if self.local is not None else AT_ONCE)
+
+    @property
     def hosts(self) -> dict[str, str]:
         """The name of each remote worker's KV server."""
         only = self.kv_servers[0].name if self.kv_servers else None
         return {worker.name: host for worker in self.workers if (host := worker.host or only) is not None}
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """Questions that wait while every worker has as many as it is sent at once: served fairly among tenants."""
+
+    max_waiting: Positive = 64
+    """How many may, for each worker that there is; more are refused at once with 503 and `retry-after`."""
+    max_share: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """How much of that one tenant may take; its further questions get 429, so that nobody fills the queue for others."""
+    max_wait_s: PositiveFloat = 30.0
+    """A question that waited this long gets 503."""
 
 
 class Embedding(msgspec.Struct, frozen=True):

@@ -100,6 +100,12 @@ class Telemetry:
         self.retries = meter.create_counter(
             "kvshelf.retries", description="Questions sent to a second worker before their first token"
         )
+        self.queue_wait = meter.create_histogram(
+            "kvshelf.queue.wait",
+            unit="s",
+            description="Time that questions waited for a worker with room, by outcome; those that were sent at once are left out",
+            explicit_bucket_boundaries_advisory=SECONDS_BUCKETS_S,
+        )
         self.routes = meter.create_counter("kvshelf.routes", description="The classifier's decisions, by outcome and evidence")
         self.second_looks = meter.create_counter(
             "kvshelf.second_looks", description="Doubtful decisions of which the engine was asked, by what came of it"
@@ -158,6 +164,7 @@ class Telemetry:
 DOCUMENTS_GAUGE = "kvshelf.documents"
 WORKERS_GAUGE = "kvshelf.workers.healthy"
 RUNNING_GAUGE = "kvshelf.worker.running"
+QUEUE_GAUGE = "kvshelf.queue.length"
 TIER_BYTES_GAUGE = "kvshelf.tier.size"
 FOREIGN_FILES_GAUGE = "kvshelf.foreign.files"
 DISK_BUDGET_GAUGE = "kvshelf.disk.budget"

@@ -60,6 +60,28 @@ class EngineUnavailable(KvshelfError):
         self.retry_after_s = retry_after_s
 
 
+class QueueFull(EngineUnavailable):
+    """So many questions wait for a worker already that no more may."""
+
+    code = "queue_full"
+
+
+class WaitedTooLong(EngineUnavailable):
+    """A question waited for a worker as long as it may."""
+
+    code = "queue_timeout"
+
+
+class ShareFull(KvshelfError):
+    """So many of the tenant's own questions wait for a worker that no more of them may. `retry_after_s` is a hint."""
+
+    code = "queue_share_full"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class EngineFailed(KvshelfError):
     """A worker accepted the request and then failed. `started`: whether a first token had been received."""
 

@@ -152,6 +152,13 @@ class Ledger:
             return Tier.RAM
         return Tier.DISK if max(gpu, ram, self.disk_share(version, host)) >= 1 else Tier.NONE
 
+    def share(self, version: Version, worker: str) -> float:
+        """The share of the version's prefix that this worker need not compute, from whatever tier of it or its host."""
+        if (gpu := self.gpu_share(version, worker)) >= 1:
+            return gpu
+        host = self._hosts.get(worker)
+        return max(gpu, self.ram_share(version, host), self.disk_share(version, host))
+
     def holdings(self, version: Version) -> tuple[Holding, ...]:
         """Everything that is held of the version, wherever there is any of it."""
         found = []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from backends.settings import LocalEngine, Model
+from backends.settings import SPARE, LocalEngine, Model
 
 GIB = 1024**3
 HOST = "127.0.0.1"
@@ -152,7 +152,7 @@ def worker(settings: LocalEngine, model: Model, number: int, *, cores: Sequence[
         *(absolute(settings.python), "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", absolute(model.path), "--served-model-name", model.name, "--dtype", model.dtype),
         *("--host", HOST, "--port", str(port)),
-        *("--max-model-len", str(model.context_tokens), "--max-num-seqs", str(settings.max_sequences)),
+        *("--max-model-len", str(model.context_tokens), "--max-num-seqs", str(settings.max_sequences + SPARE)),
         *("--kv-cache-memory-bytes", str(int(settings.kv_space_gib * GIB))),  # the CPU's own variable takes whole GiB only
         "--enforce-eager",
         "--enable-prompt-tokens-details",  # or usage says nothing of cached tokens

@@ -14,6 +14,7 @@ from sqlalchemy import Select, select
 from backends.records import ApiKey, AuditEntry
 from backends.store.tables import api_keys, audit_log, documents, versions
 from router.documents import Descriptor, Document, Part, Version, VersionState
+from router.usage import BY, COUNTS, Used
 
 Values = dict[str, Any]
 RowMapping = Mapping[Any, Any]
@@ -110,3 +111,9 @@ def audit_values(entry: AuditEntry) -> Values:
 def audit_of(row: RowMapping) -> AuditEntry:
     fields = {column.name: row[column.name] for column in audit_log.c}
     return AuditEntry(**{**fields, "details": msgspec.json.decode(fields["details"])})
+
+
+def used_of(row: RowMapping) -> Used:
+    """From a row that may lack some of what rows are grouped by."""
+    counts = {name: int(row[name]) for name in COUNTS}
+    return Used(**{**{name: row[name] for name in BY if name in row}, **counts, "saved_s": float(row["saved_s"])})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
-from sqlalchemy import Table, delete, exists, insert, or_, select, text, update
+from sqlalchemy import Table, delete, exists, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,12 +24,14 @@ from backends.store.rows import (
     key_of,
     key_values,
     select_documents,
+    used_of,
     version_of,
     version_values,
 )
-from backends.store.tables import api_keys, audit_log, contents, documents, states, versions
+from backends.store.tables import api_keys, audit_log, contents, documents, states, usage, versions
 from router.documents import Document, DocumentId, Owner, Version, VersionId
 from router.errors import NotFound, StoreUnavailable
+from router.usage import COUNTS, Used
 
 
 class SqlStore:
@@ -180,10 +182,35 @@ class SqlStore:
         async with self._database.write() as connection:
             await _put(connection, states, {"name": name, "value": value, "updated_at": at})
 
+    # --- usage
+
+    async def add_usage(self, rows: Sequence[Used]) -> None:
+        async with self._database.write() as connection:
+            # In one order: two gateways that add to the same rows wait for one another, and never both.
+            for row in sorted(rows, key=lambda row: row.place):
+                upsert = _insert(connection, usage, msgspec.structs.asdict(row))
+                added = {name: usage.c[name] + upsert.excluded[name] for name in COUNTS}
+                await connection.execute(upsert.on_conflict_do_update(index_elements=list(usage.primary_key), set_=added))
+
+    async def usage(self, *, since: str, until: str, tenant: str | None, by: Sequence[str], most: int) -> list[Used]:
+        columns = [usage.c[name] for name in by]
+        added = select(*columns, *(func.sum(usage.c[name]).label(name) for name in COUNTS))
+        added = added.where(usage.c.day.between(since, until)).group_by(*columns).order_by(*columns).limit(most)
+        if tenant is not None:
+            added = added.where(usage.c.tenant == tenant)
+        async with self._database.read() as connection:
+            rows = await connection.execute(added)
+        # A sum of nothing is NULL, and PostgreSQL's are decimals.
+        return [used_of(row) for row in rows.mappings() if row["questions"] is not None]
+
+
+def _insert(connection: AsyncConnection, table: Table, values: Values) -> postgresql.Insert | sqlite.Insert:
+    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table).values(values)
+
 
 async def _put(connection: AsyncConnection, table: Table, values: Values) -> None:
     """Insert this row, or update the one of its primary key."""
-    upsert = (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table).values(values)
+    upsert = _insert(connection, table, values)
     changed = {name: upsert.excluded[name] for name in values if name not in table.primary_key.columns}
     await connection.execute(upsert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed))
 

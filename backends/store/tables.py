@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-from sqlalchemy import Boolean, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, false
+from sqlalchemy import BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text, false
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
@@ -175,4 +175,22 @@ states = Table(
     Column("name", Exact, primary_key=True),
     Column("value", LargeBinary, nullable=False),
     Column("updated_at", Double, nullable=False),
+)
+
+# Column names are the field names of `router.usage.Used`. Counts grow without end: a busy document's tokens pass 2³¹ in a day.
+usage = Table(
+    "usage",
+    metadata,
+    Column("tenant", Exact, primary_key=True),
+    Column("key", Exact, primary_key=True),
+    Column("document", Exact, primary_key=True),
+    Column("day", Exact, primary_key=True),
+    Column("questions", BigInteger, nullable=False),
+    Column("parts", BigInteger, nullable=False),
+    Column("refused", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("saved_s", Double, nullable=False),
+    Index(None, "day"),
 )

@@ -6,7 +6,7 @@
 4. A worker is asked (`gateway/asking/asker.py`). Nothing is sent to the client before the first delta.
    Several documents are asked each by itself, and their answers joined (`gateway/asking/gathering.py`).
 5. The answer is streamed, or gathered; a failure after the first delta is one error event.
-6. Whatever happens, the span and metrics are written.
+6. Whatever happens, the span and metrics are written, and what was used is booked.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ChatHandler:
         principal: Principal = scope["auth"]
         raw = await read_body(receive, self._max_body_bytes)
         with self._telemetry.span(names.QUESTION_SPAN) as span, self._streams.watched(principal) as key_is_over:
-            course = Course(span)
+            course = Course(span, principal)
             answering = asyncio.ensure_future(self._answer(principal, raw, no_cache(scope), course, send))
             gone = asyncio.ensure_future(disconnected(receive))
             try:
@@ -100,7 +100,8 @@ class ChatHandler:
                 for task in (answering, gone):
                     task.cancel()
                 await asyncio.gather(answering, gone, return_exceptions=True)
-                course.report(self._telemetry, principal.tenant)
+                course.report(self._telemetry)
+                self._bookings.ended(course)
 
     async def _answer(self, principal: Principal, raw: bytes, bypass: bool, course: Course, send: Send) -> None:
         request = parse(raw)
@@ -130,7 +131,7 @@ class ChatHandler:
                 several.append(await self._part(principal, request, document, None))
                 leases.enter_context(self._asker.lease(several[-1].version))
             course.several = several
-            async with self._gatherer.ask(question, several, principal.tenant, course) as gathered:
+            async with self._gatherer.ask(question, several, course) as gathered:
                 course.outcome = await self._send_answer(request, several, gathered.deltas, course, send, gathered.sources)
 
     async def _choose(self, principal: Principal, request: ChatRequest) -> Chosen:
@@ -198,11 +199,12 @@ class ChatHandler:
             (b"x-worker", course.worker.name.encode() if course.worker else b""),
         ]
         headers += [(b"x-route-score", f"{one.score:.4f}".encode()) for one in chosen if one.score is not None]
+        if course.queued_s:
+            headers.append((b"x-queue-ms", str(round(1000 * course.queued_s)).encode()))
         if any(one.volume is not None for one in chosen):
             headers.append((b"x-document-volume", ",".join(str(one.volume or "") for one in chosen).encode()))
         if not request.stream:
             gathered = [delta async for delta in deltas]
-            course.usage = next((d.usage for d in reversed(gathered) if d.usage), course.usage)
             payload = shaper.whole(gathered, _total(course.usage, sources), sources)
             course.sent = "head"
             await send({"type": "http.response.start", "status": 200, "headers": [*headers, *entity(JSON, len(payload))]})
@@ -214,7 +216,6 @@ class ChatHandler:
         await send({"type": "http.response.body", "body": shaper.opening(sources), "more_body": True})
         try:
             async for delta in deltas:
-                course.usage = delta.usage or course.usage
                 if delta.text or delta.finish_reason:
                     await send({"type": "http.response.body", "body": shaper.chunk(delta), "more_body": True})
         except KvshelfError as error:

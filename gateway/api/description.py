@@ -26,6 +26,7 @@ TAKES = "takes"
 GIVES = "gives"
 PUBLIC = "exclude_from_auth"
 EVENTS = "text/event-stream"
+CSV = "text/csv"
 EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}, "required": ["data"]}
 SCHEMAS = "#/components/schemas/"
 KEY = {"type": "http", "scheme": "bearer", "description": "A tenant's key: `kvshelf keys create` makes one."}
@@ -120,7 +121,7 @@ class _Parts:
         for _, _, handler in handlers:
             types += [handler.opt[TAKES].type] if TAKES in handler.opt else []
             for kind in handler.opt.get(GIVES, {}).values():
-                types += [one for one in (kind if isinstance(kind, tuple) else (kind,)) if one is not EVENTS]
+                types += [one for one in (kind if isinstance(kind, tuple) else (kind,)) if not isinstance(one, str)]
         types = list(dict.fromkeys(types))
         found, self.schemas = msgspec.json.schema_components(types, ref_template=f"{SCHEMAS}{{name}}")
         self._of = dict(zip(types, found, strict=True))
@@ -132,8 +133,11 @@ class _Parts:
         return {"content": content, "required": not takes.optional}
 
     def answer(self, status: int, kind: Any) -> dict[str, Any]:
-        """Of this type, or as events: EVENTS. A chat's answer is either, as it was asked for."""
+        """Of this type, or a text of this media type (EVENTS, CSV). Of several it is one, as it was asked for."""
         content: dict[str, Any] = {}
         for one in kind if isinstance(kind, tuple) else (kind,):
-            content |= {EVENTS: {"schema": EVENT}} if one is EVENTS else {JSON: {"schema": self._of[one]}}
+            if isinstance(one, str):
+                content[one] = {"schema": EVENT if one is EVENTS else {"type": "string"}}
+            else:
+                content[JSON] = {"schema": self._of[one]}
         return {"description": http.HTTPStatus(status).phrase, "content": content}

@@ -1,7 +1,7 @@
 """Asks a worker a question about a document: laid out, sent to the right worker, and the answer's deltas handed on.
 
 1. The question is laid out behind the version's stored prefix; what does not fit the context is refused.
-2. The version is leased, a worker picked, the body spliced and sent.
+2. The version is leased, the question waits for its turn (`gateway/asking/queue.py`), a worker is picked, the body spliced and sent.
 3. A version whose KV is nowhere is read by the question itself (`gateway/asking/cold.py`).
 4. A worker that fails before the first delta is replaced once, after it the failure is the caller's to tell.
 
@@ -22,6 +22,7 @@ import structlog
 from backends.base import Delta, Worker
 from gateway.asking.cold import ColdQuestions
 from gateway.asking.course import Chosen, Course
+from gateway.asking.queue import Queue, Ticket
 from gateway.pool import WorkerPool
 from gateway.shelf.documents import Shelf
 from gateway.shelf.prefixes import PrefixCache, PreparedPrefix
@@ -67,6 +68,10 @@ class _LaidOut(msgspec.Struct, frozen=True):
     salt: Salt
     bypass: bool
 
+    @property
+    def prompt_tokens(self) -> int:
+        return self.version.prefix_tokens + len(self.suffix)
+
     def body(self, keep_tokens: int) -> tuple[bytes, bytes]:
         return body(
             self.prefix.opening,
@@ -83,6 +88,7 @@ class Asker:
         self,
         shelf: Shelf,
         pool: WorkerPool,
+        queue: Queue,
         hosts: Hosts,
         cold: ColdQuestions,
         ram: RamKeeper,
@@ -98,6 +104,7 @@ class Asker:
         self._shelf = shelf
         self._suspect = suspect
         self._pool = pool
+        self._queue = queue
         self._hosts = hosts
         self._cold = cold
         self._ram = ram
@@ -184,13 +191,14 @@ class Asker:
     @asynccontextmanager
     async def _deltas(self, laid_out: _LaidOut, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
         avoid: frozenset[str] = frozenset()
-        while True:
-            worker = course.worker = self._pool.pick(laid_out.version, avoid=avoid)
-            with self._pool.slot(worker):
+        with self._queue.ticket(course.tenant) as ticket:
+            worker = course.worker = await self._turn(laid_out, ticket)
+            course.queued_s = ticket.waited_s
+            while True:
                 try:
                     async with AsyncExitStack() as answering:
                         deltas, first = await self._first(laid_out, course, worker, answering)
-                        yield _chained(first, deltas)
+                        yield _followed(first, deltas, course, ticket)
                         return
                 except (EngineUnavailable, EngineFailed) as error:
                     if isinstance(error, EngineUnavailable):
@@ -200,6 +208,16 @@ class Asker:
                     avoid = frozenset({worker.name})
                     self._telemetry.retries.add(1)
                     log.info("question_retried", worker=worker.name, error=str(error))
+                worker = course.worker = ticket.again(worker, avoid)
+
+    async def _turn(self, laid_out: _LaidOut, ticket: Ticket) -> Worker:
+        """The worker, once it is the question's turn. While another question reads the version, it would hold a slot for nothing."""
+        version = laid_out.version
+        while True:
+            worker = await ticket.turn(version, lambda worker: laid_out.prompt_tokens - self._believed(laid_out, worker))
+            if laid_out.bypass or not self._cold.busy(version) or self._tier(laid_out, worker) is not Tier.NONE:
+                return worker
+            await ticket.aside(self._cold.over(version))
 
     async def _first(
         self, laid_out: _LaidOut, course: Course, worker: Worker, answering: AsyncExitStack
@@ -218,6 +236,7 @@ class Asker:
             course.gpu_tokens = (
                 0 if laid_out.bypass else round(self._ledger.gpu_share(version, worker.name) * version.prefix_tokens)
             )
+            course.prompt_tokens, course.believed_tokens = laid_out.prompt_tokens, self._believed(laid_out, worker)
             deltas = await answering.enter_async_context(worker.complete(laid_out.body(keep_tokens)))
             with self._pool.waiting(worker):
                 first = await anext(deltas, None)
@@ -245,6 +264,14 @@ class Asker:
         answering.callback(self._cold.written, version, laid_out.prefix.ids, host)
         return True
 
+    def _believed(self, laid_out: _LaidOut, worker: Worker) -> int:
+        """How many of the prompt's tokens the worker won't have to compute, as far as can be known."""
+        if laid_out.bypass or laid_out.document is None:
+            return 0
+        if self._tier(laid_out, worker) is Tier.UNKNOWN:
+            return laid_out.version.prefix_tokens
+        return round(self._ledger.share(laid_out.version, worker.name) * laid_out.version.prefix_tokens)
+
     def _tier(self, laid_out: _LaidOut, worker: Worker) -> Tier:
         """Where the prefix will come from, as far as can be known."""
         if laid_out.bypass:
@@ -254,7 +281,15 @@ class Asker:
         return Tier.UNKNOWN if tier is Tier.NONE and server is not None and not server.sees_disk else tier
 
 
-async def _chained(first: Delta, rest: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
-    yield first
-    async for delta in rest:
+async def _followed(first: Delta, rest: AsyncIterator[Delta], course: Course, ticket: Ticket) -> AsyncIterator[Delta]:
+    """All of them, told to the course and charged to the tenant as they come."""
+    delta = first
+    while True:
+        if course.follow(delta):
+            ticket.generated()
+        else:
+            ticket.settle(course.usage)
         yield delta
+        if (following := await anext(rest, None)) is None:
+            return
+        delta = following

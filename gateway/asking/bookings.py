@@ -1,20 +1,29 @@
-"""What a question leaves behind of its document: when it was asked, what may follow, where its tokens came from, its expiry."""
+"""What a question leaves behind: of its document, when it was asked, what may follow, where its tokens came from, and its expiry;
+of its key, what was used.
+"""
 
 from __future__ import annotations
 
 from gateway.asking.course import Chosen, Course
 from gateway.shelf.documents import Shelf
+from gateway.tenants.usage import UsageBooks
+from gateway.tiers.speeds import Speeds
 from gateway.tiers.uses import Uses
 from gateway.upkeep.prefetcher import Prefetcher
 from router.documents import Key, TenantId
+from router.usage import Used
 
 
 class Bookings:
-    def __init__(self, shelf: Shelf, uses: Uses, prefetcher: Prefetcher, *, ttl_refresh: bool) -> None:
+    def __init__(
+        self, shelf: Shelf, uses: Uses, prefetcher: Prefetcher, usage: UsageBooks, speeds: Speeds, *, ttl_refresh: bool
+    ) -> None:
         """`ttl_refresh`: an answered question moves its document's expiry on."""
         self._shelf = shelf
         self._uses = uses
         self._prefetcher = prefetcher
+        self._usage = usage
+        self._speeds = speeds
         self._ttl_refresh = ttl_refresh
 
     def asked(self, chosen: Chosen) -> None:
@@ -32,6 +41,26 @@ class Bookings:
             self._uses.book(key, course.tokens)
         if self._ttl_refresh and course.outcome == "ok":
             await self._shelf.refresh(chosen.document.owner, chosen.document.name, self._shelf.now())
+
+    def ended(self, course: Course) -> None:
+        """However it did: at its end, with its outcome."""
+        principal, taken = course.principal, course.taken
+        saved_s = self._speeds.seconds(course.worker.name, taken.cached_tokens) if course.worker and taken.cached_tokens else 0.0
+        self._usage.book(
+            Used(
+                tenant=principal.tenant,
+                key=principal.key_id,
+                document=course.chosen.document.name if course.chosen else "",
+                day=self._usage.today,
+                questions=int(not course.part),
+                parts=int(course.part),
+                refused=int(course.refused and not course.part),
+                prompt_tokens=taken.prompt_tokens,
+                cached_tokens=taken.cached_tokens,
+                completion_tokens=taken.completion_tokens,
+                saved_s=saved_s,
+            )
+        )
 
 
 def _keys(chosen: Chosen) -> set[Key]:

@@ -29,6 +29,8 @@ class ColdQuestions:
         self._keeper = keeper
         self._turns: defaultdict[VersionId, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: Counter[VersionId] = Counter()
+        self._reading: dict[VersionId, asyncio.Event] = {}
+        """What is set when the turn that somebody has now is over."""
         self._settling: dict[tuple[VersionId, str | None], asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
@@ -41,11 +43,25 @@ class ColdQuestions:
         self._waiting[version.id] += 1
         try:
             async with self._turns[version.id]:
-                yield
+                over = self._reading[version.id] = asyncio.Event()
+                try:
+                    yield
+                finally:
+                    del self._reading[version.id]
+                    over.set()
         finally:
             self._waiting[version.id] -= 1
             if not self._waiting[version.id]:
                 del self._waiting[version.id], self._turns[version.id]
+
+    def busy(self, version: Version) -> bool:
+        """Whether a question has the version's turn now."""
+        return version.id in self._reading
+
+    async def over(self, version: Version) -> None:
+        """Return when the turn that a question has now is over; who waits so takes none."""
+        if (over := self._reading.get(version.id)) is not None:
+            await over.wait()
 
     async def keeps(self, shelf: HasCatalog, version: Version, host: str | None) -> bool:
         """Whether there is room for the version's KV on this host, which is then promised to it until `written`."""

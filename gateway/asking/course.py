@@ -9,7 +9,8 @@ from typing import Literal
 import msgspec
 from opentelemetry.trace import Span, StatusCode
 
-from backends.base import Usage, Worker
+from backends.base import Delta, Usage, Worker
+from gateway.tenants.authenticator import Principal
 from observability import telemetry as names
 from observability.telemetry import Telemetry
 from router.documents import Document, TenantId, Version
@@ -34,9 +35,10 @@ class Chosen(msgspec.Struct, frozen=True):
 
 
 class Course:
-    def __init__(self, span: Span, *, part: bool = False) -> None:
+    def __init__(self, span: Span, principal: Principal, *, part: bool = False) -> None:
         """`part`: of a question over several documents."""
         self.span = span
+        self.principal = principal
         self.started = time.perf_counter()
         self.part = part
         self.chosen: Chosen | None = None
@@ -45,8 +47,16 @@ class Course:
         """Those that such a question is asked of; `tier` is then the slowest of theirs."""
         self.worker: Worker | None = None
         self.tier = Tier.NONE
+        self.queued_s = 0.0
+        """How long it waited for a worker to have room."""
         self.first_token_s: float | None = None
         self.usage = Usage()
+        """Of the whole answer: known at its end."""
+        self.prompt_tokens = 0
+        """Of what was sent; `believed_tokens` of it were believed to be cached."""
+        self.believed_tokens = 0
+        self.generated = 0
+        """Tokens of the answer that have come."""
         self.gpu_tokens = 0
         """How much of the prefix was believed to be on the worker's GPU tier when it was asked."""
         self.outcome = "error"
@@ -55,6 +65,30 @@ class Course:
 
     def first_token(self) -> None:
         self.first_token_s = time.perf_counter() - self.started
+
+    def follow(self, delta: Delta) -> bool:
+        """Take in what this delta tells; whether it is a token more (in which case nothing else is)."""
+        if delta.usage is not None:
+            self.usage = delta.usage
+            return False
+        self.generated += 1
+        return True
+
+    @property
+    def tenant(self) -> TenantId:
+        return self.principal.tenant
+
+    @property
+    def taken(self) -> Usage:
+        """What it took, however it ended: of an answer that was broken off what had come, nothing of one that had not begun."""
+        if self.usage.prompt_tokens or self.first_token_s is None:
+            return self.usage
+        return Usage(self.prompt_tokens, self.generated, self.believed_tokens)
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was given no token, and not because its client left. Known at its end."""
+        return self.first_token_s is None and self.outcome not in ("ok", "client_gone", "given_up")
 
     @property
     def routing(self) -> str:
@@ -77,13 +111,13 @@ class Course:
         usage = self.usage
         return split(prompt=usage.prompt_tokens, cached=usage.cached_tokens, prefix=prefix, on_gpu=self.gpu_tokens)
 
-    def report(self, telemetry: Telemetry, tenant: TenantId) -> None:
+    def report(self, telemetry: Telemetry) -> None:
         """Write the span's attributes and the metrics, however the question ended."""
         tier, routing = self.tier.value, self.routing
         telemetry.questions.add(1, {names.ROUTING: routing, names.TIER: tier, names.OUTCOME: self.outcome})
         telemetry.answer.record(time.perf_counter() - self.started, {names.OUTCOME: self.outcome})
         span = self.span
-        span.set_attributes({names.TENANT: tenant, names.ROUTING: routing, names.TIER: tier, names.OUTCOME: self.outcome})
+        span.set_attributes({names.TENANT: self.tenant, names.ROUTING: routing, names.TIER: tier, names.OUTCOME: self.outcome})
         documents = self.several or ([self.chosen] if self.chosen is not None else [])
         if documents:
             span.set_attribute(names.DOCUMENT, ",".join(chosen.document.name for chosen in documents))

@@ -23,7 +23,6 @@ from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
 from observability import telemetry as names
 from observability.telemetry import Telemetry
-from router.documents import TenantId
 from router.errors import InvalidRequest, KvshelfError
 from router.joining import Part, check_room, joined, system
 from router.residency import Tier
@@ -86,7 +85,7 @@ class Gatherer:
         )
 
     @asynccontextmanager
-    async def ask(self, question: Question, chosen: Sequence[Chosen], tenant: TenantId, course: Course) -> AsyncIterator[Gathered]:
+    async def ask(self, question: Question, chosen: Sequence[Chosen], course: Course) -> AsyncIterator[Gathered]:
         """What each answered, and the joining answer from its first delta on. `course` is the joining question's.
 
         The caller holds the versions. Raises KvshelfError for what goes wrong before that delta, naming the document
@@ -94,7 +93,7 @@ class Gatherer:
         """
         joining = replace(question, system=system(question.system))
         await self._check_room(joining, chosen)
-        sources = await self._gather(question, chosen, tenant, course)
+        sources = await self._gather(question, chosen, course)
         text = joined([_part(source.chosen, source.answer, cut=source.finish_reason == "length") for source in sources])
         async with self._asker.ask_of_text(joining, text, course) as deltas:
             course.tier = min((source.tier for source in sources), key=SLOWEST_FIRST.index)
@@ -110,7 +109,7 @@ class Gatherer:
             asked=joining.answer_tokens,
         )
 
-    async def _gather(self, question: Question, chosen: Sequence[Chosen], tenant: TenantId, course: Course) -> Sequence[Source]:
+    async def _gather(self, question: Question, chosen: Sequence[Chosen], course: Course) -> Sequence[Source]:
         part = replace(
             question,
             answer_tokens=None,
@@ -121,7 +120,7 @@ class Gatherer:
 
         async def ask(one: Chosen) -> Source:
             async with turns:
-                return await self._ask_one(part, one, tenant, course)
+                return await self._ask_one(part, one, course)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -130,16 +129,15 @@ class Gatherer:
             raise failures.exceptions[0] from None  # the first that failed: the others were given up for it
         return [task.result() for task in tasks]
 
-    async def _ask_one(self, part: Question, chosen: Chosen, tenant: TenantId, whole: Course) -> Source:
+    async def _ask_one(self, part: Question, chosen: Chosen, whole: Course) -> Source:
         with self._telemetry.span(names.PART_SPAN) as span:
-            course = Course(span, part=True)
+            course = Course(span, whole.principal, part=True)
             course.chosen = chosen
             try:
                 self._bookings.asked(chosen)
                 async with self._asker.ask(part, chosen, course) as answering:
-                    self._bookings.begun(tenant, chosen)
+                    self._bookings.begun(whole.tenant, chosen)
                     deltas = [delta async for delta in answering]
-                    course.usage = next((delta.usage for delta in reversed(deltas) if delta.usage), course.usage)
                 course.outcome = "ok"
                 await self._bookings.answered(chosen, course)
             except KvshelfError as error:
@@ -149,7 +147,8 @@ class Gatherer:
                 course.outcome = "client_gone" if whole.outcome == "client_gone" else "given_up"
                 raise
             finally:
-                course.report(self._telemetry, tenant)
+                course.report(self._telemetry)
+                self._bookings.ended(course)
         finish_reason = next((delta.finish_reason for delta in reversed(deltas) if delta.finish_reason), "stop")
         return Source(chosen, "".join(delta.text for delta in deltas), finish_reason, course.tier, course.usage)
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import rich_click as click
 
+from backends.base import Store
 from backends.store.sql_store import SqlStore
 from gateway import config
 from gateway.strict_yaml import ConfigError
@@ -26,6 +27,7 @@ ConfigPath = click.Path(path_type=Path, dir_okay=False)
 
 @dataclass(frozen=True)
 class Desk:
+    store: Store
     keyring: Keyring
     audit: AuditLog
     actor: Actor
@@ -42,7 +44,7 @@ def at_desk(config_path: Path, work: Callable[[Desk], Awaitable[T]]) -> T:
         try:
             audit = AuditLog(store, now=time.time)
             keyring = Keyring(store, audit, secret, environment=settings.keys.environment, now=time.time)
-            return await work(Desk(keyring, audit, operator()))
+            return await work(Desk(store, keyring, audit, operator()))
         finally:
             await store.close()
 

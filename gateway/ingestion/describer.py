@@ -132,6 +132,6 @@ class Describer:
             max_tokens=min(left, MAX_TOKENS[name]),
             sampling=_SAMPLING,
         )
-        with self._pool.slot(worker):
+        with self._pool.slot(worker, beside=True):
             async with worker.complete(request) as deltas:
                 return "".join([delta.text async for delta in deltas])

@@ -13,13 +13,14 @@ from contextlib import suppress
 import structlog
 
 from backends.base import Usage, Worker
-from gateway.pool import WorkerPool
+from gateway.pool import ANY, WorkerPool
 from gateway.shelf.documents import Shelf
 from gateway.shelf.prefixes import PrefixCache, PreparedPrefix
 from gateway.shelf.reading import Reading
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.speeds import Speeds
 from observability.telemetry import Telemetry
 from router.documents import Version
 from router.errors import EngineFailed, EngineUnavailable, StorageFull
@@ -55,6 +56,7 @@ class Reader:
         prefixes: PrefixCache,
         ledger: Ledger,
         reading: Reading,
+        speeds: Speeds,
         telemetry: Telemetry,
         *,
         model: str,
@@ -69,6 +71,7 @@ class Reader:
         self._prefixes = prefixes
         self._ledger = ledger
         self._reading = reading
+        self._speeds = speeds
         self._telemetry = telemetry
         self._model = model
         self._segment_target_s = segment_target_s
@@ -112,7 +115,7 @@ class Reader:
     async def _admitted(self, version: Version, host: str | None, worker: str | None) -> Worker:
         """A worker whose host has promised the version its room. Where the one it belongs to has none, another is asked."""
         if host is not None or worker is not None:
-            reader = self._pool.pick(version, host=host, worker=worker)
+            reader = self._pool.pick(version, host=host, worker=worker, beyond=ANY)
             await self._keeper.admit(self._shelf, version, self._ledger.host_of(reader.name))
             return reader
         names = frozenset(name for name, _ in self._pool.running)
@@ -121,7 +124,7 @@ class Reader:
         full: StorageFull | None = None
         while True:
             try:
-                reader = self._pool.pick(version, avoid=avoid)
+                reader = self._pool.pick(version, avoid=avoid, beyond=ANY)
             except EngineUnavailable as error:
                 raise full or error from None
             at = self._ledger.host_of(reader.name)
@@ -139,7 +142,7 @@ class Reader:
         try:
             prefix = await self._prefixes.get(version)
             await self._ask(
-                self._pool.pick(version, worker=worker),
+                self._pool.pick(version, worker=worker, beyond=ANY),
                 body(prefix.opening, self._check_suffix(), salt=version.salt, keep_tokens=version.prefix_tokens, max_tokens=1),
             )
         finally:
@@ -183,9 +186,9 @@ class Reader:
                 waiting=self._pool.busy(worker),
             )
             await self._pool.quiet(worker, at_most_s=self._segment_target_s)
-            started = time.perf_counter()
+            is_idle, started = not self._pool.busy(worker), time.perf_counter()
             try:
-                await self._ask(
+                usage = await self._ask(
                     worker, body(opening(self._model, prefix.ids[:end]), (), salt=version.salt, keep_tokens=end, max_tokens=1)
                 )
             except EngineUnavailable as error:
@@ -195,7 +198,11 @@ class Reader:
                 if await self._is_out(worker):
                     raise EngineUnavailable(str(error)) from error
                 raise
-            pace = pace.after(end - read, time.perf_counter() - started)
+            took_s = time.perf_counter() - started
+            pace = pace.after(end - read, took_s)
+            computed = usage.prompt_tokens - usage.cached_tokens
+            if is_idle and computed >= self._reading.layout.chunk_tokens:
+                self._speeds.measured(worker.name, computed, took_s)
             self._telemetry.read_tokens.add(end - read)
             read = end
             if progress is not None and not await progress(read):
@@ -220,7 +227,7 @@ class Reader:
         while True:
             await self._pool.usable()
             with suppress(EngineUnavailable):
-                worker = self._pool.pick(version, host=host)
+                worker = self._pool.pick(version, host=host, beyond=ANY)
                 try:
                     usage = await self._ask(worker, question)
                 except EngineFailed:
@@ -238,7 +245,7 @@ class Reader:
     async def _ask(self, worker: Worker, parts: tuple[bytes, bytes]) -> Usage:
         """Send one request and read it to its end."""
         usage = Usage()
-        with self._pool.slot(worker):
+        with self._pool.slot(worker, beside=True):
             async with worker.complete(parts) as deltas:
                 async for delta in deltas:
                     usage = delta.usage or usage

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from gateway.pool import WorkerPool
 from gateway.shelf.documents import Shelf
 from gateway.tiers.disk_keeper import GIB
@@ -16,13 +18,14 @@ def observe(
     telemetry: Telemetry,
     shelf: Shelf,
     pool: WorkerPool,
+    queue: Sized,
     hosts: Hosts,
     housekeeper: Housekeeper,
     ledger: Ledger,
     *,
     budget_gib: float | None,
 ) -> None:
-    """`budget_gib`: of each host's disk tier; None where only `min_free_gib` limits it, which has no gauge."""
+    """`queue`: the questions that wait for a worker. `budget_gib`: of each host's disk tier; None where only `min_free_gib` limits it, which has no gauge."""
 
     def documents() -> list[tuple[float, dict[str, str]]]:
         states: dict[str, int] = {}
@@ -39,6 +42,7 @@ def observe(
         "Requests under way, by worker",
         lambda: [(count, {names.WORKER: name}) for name, count in pool.running],
     )
+    telemetry.observe(names.QUEUE_GAUGE, "Questions that wait for a worker with room", lambda: [(len(queue), {})])
     telemetry.observe(names.TIER_BYTES_GAUGE, "What each tier is believed to hold, in bytes", lambda: _tier_bytes(ledger))
     telemetry.observe(
         names.KV_SERVERS_GAUGE,

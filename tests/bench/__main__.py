@@ -5,13 +5,26 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from tests.bench import damage, engine_time, guards, kills, own_time, routing_fit, routing_quality, routing_speed, tiers_time, walls
+from tests.bench import (
+    damage,
+    engine_time,
+    fairness,
+    guards,
+    kills,
+    own_time,
+    routing_fit,
+    routing_quality,
+    routing_speed,
+    tiers_time,
+    walls,
+)
 
 USUAL = {"own": own_time.run, "engine": engine_time.run, "tiers": tiers_time.run}
 ALL = {
     **USUAL,
     "damage": damage.run,
     "guards": guards.run,
+    "fairness": fairness.run,
     "kills": kills.run,
     "routing": routing_quality.run,
     "routing-fit": routing_fit.run,

@@ -6,7 +6,7 @@ Must not be cleverer than the contract. What it holds survives `close`, as a dat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -14,6 +14,7 @@ from backends.base import Content
 from backends.records import ApiKey, AuditEntry
 from router.documents import Document, DocumentId, Key, Owner, Version, VersionId
 from router.errors import Conflict, NotFound, StoreUnavailable
+from router.usage import Used, grouped
 
 
 class MemoryStore:
@@ -29,6 +30,7 @@ class MemoryStore:
         self._keys: dict[str, ApiKey] = {}
         self._states: dict[str, bytes] = {}
         self._audit: list[AuditEntry] = []
+        self._usage: dict[tuple[str, str, str, str], Used] = {}
 
     async def open(self) -> None:
         self.fault = None
@@ -159,6 +161,16 @@ class MemoryStore:
     def _note(self, entries: tuple[AuditEntry, ...]) -> None:
         for entry in entries:
             self._audit.append(replace(entry, number=len(self._audit) + 1))
+
+    async def add_usage(self, rows: Sequence[Used]) -> None:
+        await self._turn()
+        for row in rows:
+            self._usage[row.place] = self._usage[row.place].plus(row) if row.place in self._usage else row
+
+    async def usage(self, *, since: str, until: str, tenant: str | None, by: Sequence[str], most: int) -> list[Used]:
+        await self._turn()
+        rows = [row for row in self._usage.values() if since <= row.day <= until and tenant in (None, row.tenant)]
+        return grouped(rows, by)[:most]
 
     async def _turn(self) -> None:
         # A database would let others run first; a fake that doesn't hides its callers' races. All after this is one step.

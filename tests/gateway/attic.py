@@ -73,7 +73,7 @@ class Attic:
         )
         self.ram = RamKeeper(
             self.shelf,
-            WorkerPool((), self.ledger, capacity=1),
+            WorkerPool((), self.ledger, at_once=1),
             self.hosts,
             self.ledger,
             telemetry,

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from router.errors import EngineFailed, EngineUnavailable
 from tests.fakes.engine import Fault
-from tests.fakes.gateway import Gateway, config, eventually, sse
+from tests.fakes.gateway import Gateway, eventually, sse
 
 LEASE = "# Lease\n\nThe deposit is 2,400 euros."
 
@@ -128,26 +127,6 @@ async def test_a_client_that_leaves_stops_the_engine(gateway: Gateway, before: i
     assert (await gateway.ask("why?", document="lease"))["choices"]
     spans = [span for span in gateway.spans.get_finished_spans() if (span.attributes or {}).get("kvshelf.outcome") == "client_gone"]
     assert len(spans) == 1
-
-
-async def test_a_full_gateway_refuses_at_once(tmp_path: Path) -> None:
-    engine = replace(config(tmp_path).engine, capacity=1)
-    async with Gateway(tmp_path, engine=engine).running() as gateway:
-        await gateway.add(LEASE, id="lease")
-        reached, go = asyncio.Event(), asyncio.Event()
-
-        async def hold(_: int) -> None:
-            reached.set()
-            await go.wait()
-
-        gateway.workers[0].before_delta = hold
-        first = asyncio.create_task(gateway.ask("why?", document="lease"))
-        await asyncio.wait_for(reached.wait(), 5)
-        refused = await gateway.ask("why?", document="lease", status=503)
-        assert "full" in refused["error"]["message"]
-        assert refused["headers"]["retry-after"] == "1"
-        go.set()
-        assert (await first)["choices"]
 
 
 async def _post(gateway: Gateway, body: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from gateway.shelf.reading import Reading
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.speeds import Speeds
 from gateway.tiers.uses import Uses
 from observability.telemetry import Telemetry
 from router.documents import Descriptor, DocumentId, Owner, Version, VersionState
@@ -52,7 +53,7 @@ class Desk:
         hosts = Hosts([self.kv_server], ledger)
         keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), reading, Disk(), telemetry, token_bytes=1.0)
         self.shelf = Shelf(self.store, classifier, reading, keeper.check, now=lambda: 0.0)
-        self.pool = WorkerPool([self.worker], ledger, capacity=8)
+        self.pool = WorkerPool([self.worker], ledger, at_once=8)
         ram = RamKeeper(self.shelf, self.pool, hosts, ledger, telemetry, policy_name="lru", token_bytes=1.0, now=lambda: 0.0)
         reader = Reader(
             self.shelf,
@@ -63,6 +64,7 @@ class Desk:
             PrefixCache(self.store, "small"),
             ledger,
             reading,
+            Speeds(self.store, now=lambda: 0.0),
             telemetry,
             model="small",
             segment_target_s=0.5,

@@ -55,7 +55,7 @@ async def test_the_figures_of_the_choice_may_be_replaced(yard: Yard) -> None:
 async def test_workers_without_a_host_are_chosen_among_as_well() -> None:
     workers = [AskedWorker("x"), AskedWorker("y")]
     ledger = Ledger()
-    pool = WorkerPool(workers, ledger, capacity=4)
+    pool = WorkerPool(workers, ledger, at_once=4)
     await pool.check()
     for worker in workers:
         ledger.gpu(worker.name).stored(KEYS, None, VERSION.salt, 256)

@@ -36,7 +36,7 @@ async def test_requests_that_wait_there_count_as_those_that_run(yard: Yard) -> N
             return Load(0, 1, 0.0)
 
     idle, busy = AskedWorker("idle"), Waiting("busy")
-    pool = WorkerPool([idle, busy], Ledger({"idle": "a", "busy": "a"}), capacity=4)
+    pool = WorkerPool([idle, busy], Ledger({"idle": "a", "busy": "a"}), at_once=4)
     await pool.check()
     cheap = Costs(reading_s=0.0)
     pool.costs = cheap

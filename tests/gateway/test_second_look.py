@@ -172,7 +172,7 @@ async def test_an_engine_that_says_neither_yes_nor_no_leaves_the_first_decision(
 
 async def test_without_a_free_slot_the_first_decision_stands(tmp_path: Path) -> None:
     gateway = looking(tmp_path)
-    gateway.config = replace(gateway.config, engine=replace(gateway.config.engine, capacity=1))
+    gateway.config = replace(gateway.config, engine=replace(gateway.config.engine, at_once=1))
     async with gateway.running():
         await fill(gateway, flat=YES, shop=NO)
         assert await refused(gateway) == ["flat", "shop"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.base import Memory
 from gateway.sections import Routing, SecondLook
 from router.errors import EngineFailed
 from tests.fakes.engine import FakeHost, FakeKVServer, Fault, key_of
-from tests.fakes.gateway import Gateway, eventually
+from tests.fakes.gateway import Gateway, config, eventually
 from tests.gateway.tiers import SIZE, budget, text
 
 OBSERVABILITY = Path(__file__).parents[2] / "observability"
@@ -76,6 +78,7 @@ async def use_everything(gateway: Gateway) -> None:
     for worker in gateway.workers:
         worker.gpu.clear()
     await gateway.ask("Why?", document="lease")
+    await asyncio.gather(*(gateway.ask("Why?", document="lease") for _ in range(8)))  # more than two workers take at once
 
 
 async def damage(gateway: Gateway) -> None:
@@ -115,7 +118,8 @@ def queries() -> list[Any]:
 @pytest.fixture(scope="module")
 async def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     folder = tmp_path_factory.mktemp("metrics")
-    gateway = Gateway(folder, workers=2, disk=budget(5), routing=LOOKING)
+    engine = replace(config(folder).engine, at_once=2)
+    gateway = Gateway(folder, workers=2, disk=budget(5), routing=LOOKING, engine=engine)
     gateway.kv_servers[0] = SmallServer(gateway.host)
     async with gateway.running():
         await use_everything(gateway)

@@ -57,7 +57,7 @@ class Yard:
     def __init__(self) -> None:
         self.ledger = Ledger(HOSTS)
         self.workers = {name: AskedWorker(name) for name in HOSTS}
-        self.pool = WorkerPool(list(self.workers.values()), self.ledger, capacity=4, check_interval_s=0.001)
+        self.pool = WorkerPool(list(self.workers.values()), self.ledger, at_once=4, check_interval_s=0.001)
 
     def hold(self, *, gpu: str | None = None, ram: str | None = None, disk: str | None = None) -> None:
         """Have VERSION held on this worker's GPU, in this host's RAM, on its disk."""

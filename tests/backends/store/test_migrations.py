@@ -87,7 +87,7 @@ async def test_a_database_of_the_first_revision_keeps_everything(database_url: s
 
     store = SqlStore(database_url)
     await store.open()
-    assert await run_sql(database_url, "SELECT version_num FROM alembic_version") == [("0006",)]
+    assert await run_sql(database_url, "SELECT version_num FROM alembic_version") == [("0008",)]
     ready = version(state=VersionState.READY, read_tokens=1024)
     kept = document(current=ready, updated_at=2.5)
     assert await store.documents() == [kept]
@@ -189,7 +189,7 @@ async def test_a_newer_database_is_refused_untouched(opened_once: str) -> None:
         await store.open()
     assert await store.check() == "The store is not open."
 
-    newest = "UPDATE alembic_version SET version_num = '0006'"
+    newest = "UPDATE alembic_version SET version_num = '0008'"
     await run_sql(opened_once, newest)
     await store.open()
     assert list(await stored(store)) == [("acme", "lease")]
@@ -203,7 +203,10 @@ async def test_a_database_of_something_else_is_refused_untouched(database_url: s
         await store.close()
         await run_sql(
             database_url,
-            *(f"DROP TABLE {name}" for name in ("alembic_version", "contents", "documents", "api_keys", "states", "audit")),
+            *(
+                f"DROP TABLE {name}"
+                for name in ("alembic_version", "contents", "documents", "api_keys", "states", "audit", "usage")
+            ),
         )
     else:
         await run_sql(database_url, "CREATE TABLE versions (id text)")

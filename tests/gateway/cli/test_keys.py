@@ -182,7 +182,7 @@ def test_the_list_is_a_table_that_shows_names_as_they_are(config_path: Path) -> 
     [
         (("create", "Tenant A"), 1, "can't be a tenant id"),
         (("create", "*"), 1, "can't be a tenant id"),
-        (("create", "tenant-a", "--scope", "documents"), 2, "documents"),
+        (("create", "tenant-a", "--scope", "everything"), 2, "everything"),
         (("create", "tenant-a", "--env", "Live"), 1, "one to twelve of a-z"),
         (("create", "tenant-a", "--expire-at", "2001-01-01"), 1, "can't expire in the past"),
         (("create", "tenant-a", "--document", "../x"), 1, "../x"),

@@ -52,6 +52,8 @@ NEEDED = {
     ("operators", "POST", "/admin/keys/x/rotate"): {"admin"},
     ("operators", "POST", "/admin/keys/x/finish"): {"admin"},
     ("operators", "GET", "/admin/audit"): {"admin"},
+    ("operators", "GET", "/admin/usage"): {"admin"},
+    ("tenants", "GET", "/v1/usage"): {"read"},
 }
 """Any one of them opens the route. One that is not here fails the first test."""
 

@@ -1,0 +1,16 @@
+"""Stands in for a revision that is made elsewhere."""
+
+from __future__ import annotations
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Nothing."""
+
+
+def downgrade() -> None:
+    """Nothing."""
