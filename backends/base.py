@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from router.chunk_tier import ChunkKey
 from router.documents import Document, DocumentId, Owner, Salt, TenantId, Version, VersionId
+from router.limits import NO_RATES, Rates
 
 Vectors = NDArray[np.float32]
 """Embeddings, shape (texts, dimensions), each row of length 1."""
@@ -210,6 +211,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     scopes: tuple[str, ...] = ()
     created_at: float = 0.0
     revoked_at: float | None = None
+    limits: Rates = NO_RATES
 
 
 class Store(Protocol):

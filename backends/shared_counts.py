@@ -7,7 +7,7 @@ Questions under way are leases that expire: those of a gateway that was killed a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from router.counts import Taken
 from router.errors import KvshelfError
@@ -67,25 +67,29 @@ class SharedCounts:
         """`url`: redis://, rediss://, valkey:// or valkeys://, one server. Raises KvshelfError where the client is not installed."""
         try:
             from limits.aio.storage.redis import RedisStorage
+            from limits.errors import StorageError
             from valkey.asyncio import BlockingConnectionPool
+            from valkey.exceptions import ValkeyError
         except ImportError as error:
             raise KvshelfError(
                 "`limits_storage` needs the client of Valkey and Redis; install it with: pip install 'kvshelf[shared]'"
             ) from error
-        pool = BlockingConnectionPool.from_url(
+        pool: Any = BlockingConnectionPool.from_url(
             url, max_connections=CONNECTIONS, timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
         )
         # One client speaks to both kinds of server.
-        self._storage: Any = RedisStorage(
+        self._storage = RedisStorage(
             f"async+{url}", wrap_exceptions=True, implementation="valkey", key_prefix=PREFIX, connection_pool=pool
         )
-        self._client = self._storage.bridge.get_connection()
+        self._bridge = cast("Any", self._storage.bridge)
+        self._client = self._bridge.get_connection()
         self._take = self._client.register_script(_TAKE)
         self._lease = self._client.register_script(_LEASE)
+        self._errors = (StorageError, ValkeyError, OSError)
 
     async def open(self) -> None:
         """Have the server know the scripts; one that comes later is told them at their first use. Raises Away."""
-        for script in (_TAKE, _LEASE):
+        for script in (_TAKE, _LEASE, self._bridge.SCRIPT_INCR_EXPIRE):
             await self._told(self._client.script_load(script))
 
     async def close(self) -> None:
@@ -111,7 +115,7 @@ class SharedCounts:
 
     async def lease(self, accounts: Sequence[tuple[str, int]], lease: str, now: float) -> int | None:
         """Begin a question of these accounts (with their limits); None, or the number of the one that has too many. Raises Away."""
-        keys = [self._storage.bridge.prefixed_key(account) for account, _ in accounts]
+        keys = [self._bridge.prefixed_key(account) for account, _ in accounts]
         limits = [limit for _, limit in accounts]
         refused = await self._told(self._lease(keys, [now, now + LEASE_S, lease, round(2 * LEASE_S), *limits]))
         return refused - 1 if refused else None
@@ -119,36 +123,28 @@ class SharedCounts:
     async def renew(self, accounts: Iterable[str], lease: str, now: float) -> None:
         """The question goes on. Raises Away."""
         for account in accounts:
-            key = self._storage.bridge.prefixed_key(account)
+            key = self._bridge.prefixed_key(account)
             await self._told(self._client.zadd(key, {lease: now + LEASE_S}))
             await self._told(self._client.expire(key, round(2 * LEASE_S)))
 
     async def release(self, accounts: Iterable[str], lease: str) -> None:
         """The question is over. Raises Away."""
         for account in accounts:
-            await self._told(self._client.zrem(self._storage.bridge.prefixed_key(account), lease))
+            await self._told(self._client.zrem(self._bridge.prefixed_key(account), lease))
 
     async def leases(self, account: str, now: float) -> int:
         """How many questions of the account are under way. Raises Away."""
-        found = await self._told(self._client.zcount(self._storage.bridge.prefixed_key(account), now, "+inf"))
+        found = await self._told(self._client.zcount(self._bridge.prefixed_key(account), now, "+inf"))
         return int(found)
 
     def _key(self, charge: Charge, number: int) -> str:
-        return str(self._storage.bridge.prefixed_key(f"{charge.account}/{number}"))
+        return str(self._bridge.prefixed_key(f"{charge.account}/{number}"))
 
     async def _told(self, asking: Any) -> Any:
-        from limits.errors import StorageError
-
         try:
             return await asking
-        except (StorageError, OSError, *_errors(self._storage)) as error:
+        except self._errors as error:
             raise Away(str(error) or type(error).__name__) from error
-
-
-def _errors(storage: Any) -> tuple[type[Exception], ...]:
-    """The client's own."""
-    found = storage.base_exceptions
-    return found if isinstance(found, tuple) else (found,)
 
 
 def _kept_s(charge: Charge, now: float) -> int:

@@ -21,6 +21,7 @@ from gateway.api import admin_api, routing_api, system_api
 from gateway.api.asgi import request_id
 from gateway.api.documents_api import DocumentsController
 from gateway.api.jobs_api import JobsController
+from gateway.api.limits_api import LimitsMiddleware
 from gateway.api.tiers_api import TiersController
 from gateway.config import Config
 from gateway.errors import HANDLERS
@@ -66,7 +67,11 @@ def _for_tenants(graph: Graph) -> Litestar:
             system_api.ready,
         ],
         dependencies=_dependencies(graph, *names),
-        middleware=[request_id, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
+        middleware=[
+            request_id,
+            DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator),
+            DefineMiddleware(LimitsMiddleware, limiter=graph.limiter),
+        ],
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         openapi_config=OpenAPIConfig(title="kvshelf", version="0.1.0", path="/schema"),

@@ -37,6 +37,9 @@ from gateway.shelf.reading import Reading
 from gateway.shelf.tuning import Tuning
 from gateway.shelf.volumes import Volumes
 from gateway.tenants.authenticator import Authenticator
+from gateway.tenants.counters import Counters
+from gateway.tenants.limiter import Limiter
+from gateway.tenants.limits_file import TenantLimits
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
@@ -62,6 +65,7 @@ class Graph:
     config: Config
     telemetry: Telemetry
     authenticator: Authenticator
+    limiter: Limiter
     chat: ChatHandler
     shelf: Shelf
     volumes: Volumes
@@ -95,6 +99,9 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         config.ingestion.max_volumes,
     )
     telemetry, engine = parts.telemetry, config.engine
+    tenant_limits = TenantLimits(config.tenants)
+    counters = Counters(parts.store, parts.shared_counts, now=now)
+    limiter = Limiter(tenant_limits, counters, telemetry)
     ledger = Ledger(parts.hosts)
     ledger.weigh(parts.token_bytes)
     hosts = Hosts(parts.kv_servers, ledger, check_interval_s=engine.check_interval_s)
@@ -185,10 +192,12 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         await shelf.load()
         await uses.load((document.owner, document.id) for document in shelf.catalog)
         await asyncio.gather(pool.check(), hosts.check(), hosts.scan())
+        await tenant_limits.apply()
+        await counters.load()
         await catalog_watcher.apply()
         running = [
-            *(part.watch() for part in (pool, hosts, catalog_watcher)),
-            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses)),
+            *(part.watch() for part in (pool, hosts, catalog_watcher, tenant_limits)),
+            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber, uses, counters)),
             *(observer(ledger) for observer in parts.observers),
             *([describer.run()] if config.ingestion.describe else []),
         ]
@@ -198,19 +207,20 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, moves.close(), cold.close(), return_exceptions=True)
+            await asyncio.gather(*tasks, moves.close(), cold.close(), counters.close(), return_exceptions=True)
 
     return Graph(
         config=config,
         telemetry=telemetry,
         authenticator=Authenticator(parts.store, parts.secret),
+        limiter=limiter,
         chat=chat,
         shelf=shelf,
         volumes=volumes,
         classifier=classifier,
         second_look=second_look,
         tuning=Tuning(classifier, matchings, config.routing),
-        health=Health(pool, hosts, parts.store, classifier, catalog_watcher),
+        health=Health(pool, hosts, parts.store, classifier, catalog_watcher, tenant_limits, counters),
         views=DocumentViews(shelf, ledger, uses),
         moves=moves,
         running=running,

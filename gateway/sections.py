@@ -13,6 +13,7 @@ from router.matching import CANDIDATES, Thresholds
 from router.policies import CHOICES, DEFAULT
 
 Share = Annotated[float, Meta(ge=0, le=1)]
+StorageUrl = Annotated[str, Meta(pattern=r"^(redis|valkey)s?://[^\s]+$")]
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/\s]+(/[^\s]*)?$")]
 
 

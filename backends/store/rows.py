@@ -14,6 +14,7 @@ from sqlalchemy import Select, select
 from backends.base import ApiKey
 from backends.store.tables import api_keys, documents, versions
 from router.documents import Descriptor, Document, Part, Version, VersionState
+from router.limits import Rates
 
 Values = dict[str, Any]
 RowMapping = Mapping[Any, Any]
@@ -94,8 +95,9 @@ def document_of(row: RowMapping) -> Document:
 
 
 def key_values(key: ApiKey) -> Values:
-    return msgspec.structs.asdict(key)
+    return {**msgspec.structs.asdict(key), "limits": msgspec.json.encode(key.limits).decode()}
 
 
 def key_of(row: RowMapping) -> ApiKey:
-    return ApiKey(**{column.name: row[column.name] for column in api_keys.c})
+    fields = {column.name: row[column.name] for column in api_keys.c}
+    return ApiKey(**{**fields, "limits": msgspec.json.decode(fields["limits"], type=Rates)})

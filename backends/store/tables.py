@@ -145,6 +145,7 @@ api_keys = Table(
     Column("scopes", Strings, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revoked_at", Double),
+    Column("limits", Exact, nullable=False, server_default="{}"),  # JSON
 )
 
 # Small things that are rebuilt without harm, whole under a name.

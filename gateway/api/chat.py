@@ -15,7 +15,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import msgspec
 import structlog
@@ -26,15 +26,17 @@ from backends.base import Delta, Usage
 from gateway.api.asgi import disconnected, entity, no_cache, read_body, send_in_time
 from gateway.api.chat_api import ChatRequest, Shaper, parse
 from gateway.api.jobs_api import edition_view, reading_view
+from gateway.api.limits_api import admission_of
 from gateway.asking.asker import Asker, Question
 from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
 from gateway.asking.gathering import Gatherer, Source
 from gateway.asking.second_look import SecondLook
-from gateway.errors import JSON, NotReady, Unrouted, envelope
+from gateway.errors import JSON, NotReady, Unrouted, envelope, status_of
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.tenants.authenticator import Principal
+from gateway.tenants.limiter import Admission
 from gateway.upkeep.prefetcher import Prefetcher
 from observability import telemetry as names
 from observability.telemetry import Telemetry
@@ -80,8 +82,15 @@ class ChatHandler:
         principal: Principal = scope["auth"]
         principal.need("ask")
         raw = await read_body(receive, self._max_body_bytes)
+        admission = admission_of(scope)
+        async with admission.question() if admission is not None else nullcontext():
+            await self._ask(principal, raw, admission, scope, receive, send)
+
+    async def _ask(
+        self, principal: Principal, raw: bytes, admission: Admission | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         with self._telemetry.tracer.start_as_current_span(names.QUESTION_SPAN) as span:
-            course = Course(span)
+            course = Course(span, admission)
             answering = asyncio.ensure_future(self._answer(principal, raw, no_cache(scope), course, send))
             gone = asyncio.ensure_future(disconnected(receive))
             try:
@@ -96,6 +105,8 @@ class ChatHandler:
                 for task in (answering, gone):
                     task.cancel()
                 await asyncio.gather(answering, gone, return_exceptions=True)
+                if admission is not None and course.first_token_s is None and not _clients_fault(answering):
+                    admission.refund()
                 course.report(self._telemetry, principal.tenant)
 
     async def _answer(self, principal: Principal, raw: bytes, bypass: bool, course: Course, send: Send) -> None:
@@ -225,6 +236,12 @@ class ChatHandler:
         ending = (shaper.usage(_total(course.usage, sources)) if include_usage else b"") + shaper.end()
         await send_in_time(send, {"type": "http.response.body", "body": ending, "more_body": False})
         return "ok"
+
+
+def _clients_fault(answering: asyncio.Future[None]) -> bool:
+    """Whether nothing came of the question by what the client sent."""
+    error = answering.exception() if answering.done() and not answering.cancelled() else None
+    return isinstance(error, KvshelfError) and 400 <= status_of(error)[0] < 429
 
 
 def _total(usage: Usage, sources: Sequence[Source]) -> Usage:

@@ -112,7 +112,7 @@ class Asker:
         """The answer's deltas, from the first on. Raises KvshelfError for what goes wrong before it."""
         with self.lease(chosen.version):
             laid_out = await self._lay_out(question, chosen)
-            async with self._deltas(laid_out, course) as deltas:
+            async with self._charged(laid_out, course) as deltas:
                 yield deltas
             if course.met_too_little:
                 self._suspect(chosen.version)
@@ -130,7 +130,7 @@ class Asker:
     async def ask_of_text(self, question: Question, text: str, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
         """The same of a text that is no document: no KV is met or kept, and nobody else can meet it."""
         laid_out = await self._lay_out_text(question, text)
-        async with self._deltas(laid_out, course) as deltas:
+        async with self._charged(laid_out, course) as deltas:
             yield deltas
 
     async def prompt_tokens(self, question: Question, text: str) -> int:
@@ -181,6 +181,24 @@ class Asker:
         return suffix_ids(layout, tokenizer, turns, system)
 
     @asynccontextmanager
+    async def _charged(self, laid_out: _LaidOut, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
+        """As `_deltas`, with the tokens reserved before and settled after. Raises LimitReached where they have no room."""
+        expected = len(laid_out.suffix) + (0 if self._is_held(laid_out) else laid_out.version.prefix_tokens)
+        hold = await course.admission.reserve(expected, laid_out.max_tokens) if course.admission is not None else None
+        try:
+            async with self._deltas(laid_out, course) as deltas:
+                yield deltas
+        finally:
+            if hold is not None:
+                hold.settle(course.spent(expected))
+
+    def _is_held(self, laid_out: _LaidOut) -> bool:
+        """Whether the prefix is believed to be whole somewhere, and will not be computed."""
+        if laid_out.bypass or laid_out.document is None:
+            return False
+        return any(holding.share >= 1 for holding in self._ledger.holdings(laid_out.version))
+
+    @asynccontextmanager
     async def _deltas(self, laid_out: _LaidOut, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
         avoid: frozenset[str] = frozenset()
         while True:
@@ -189,7 +207,7 @@ class Asker:
                 try:
                     async with AsyncExitStack() as answering:
                         deltas, first = await self._first(laid_out, course, worker, answering)
-                        yield _chained(first, deltas)
+                        yield _chained(first, deltas, course)
                         return
                 except (EngineUnavailable, EngineFailed) as error:
                     if isinstance(error, EngineUnavailable):
@@ -253,7 +271,9 @@ class Asker:
         return Tier.UNKNOWN if tier is Tier.NONE and server is not None and not server.sees_disk else tier
 
 
-async def _chained(first: Delta, rest: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
+async def _chained(first: Delta, rest: AsyncIterator[Delta], course: Course) -> AsyncIterator[Delta]:
+    course.deltas += bool(first.text)
     yield first
     async for delta in rest:
+        course.deltas += bool(delta.text)
         yield delta

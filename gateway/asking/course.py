@@ -9,6 +9,7 @@ import msgspec
 from opentelemetry.trace import Span, StatusCode
 
 from backends.base import Usage, Worker
+from gateway.tenants.limiter import Admission
 from observability import telemetry as names
 from observability.telemetry import Telemetry
 from router.documents import Document, TenantId, Version
@@ -33,9 +34,10 @@ class Chosen(msgspec.Struct, frozen=True):
 
 
 class Course:
-    def __init__(self, span: Span, *, part: bool = False) -> None:
-        """`part`: of a question over several documents."""
+    def __init__(self, span: Span, admission: Admission | None = None, *, part: bool = False) -> None:
+        """`admission`: what the request may take, None for no limits. `part`: of a question over several documents."""
         self.span = span
+        self.admission = admission
         self.started = time.perf_counter()
         self.part = part
         self.chosen: Chosen | None = None
@@ -48,6 +50,8 @@ class Course:
         self.usage = Usage()
         self.gpu_tokens = 0
         """How much of the prefix was believed to be on the worker's GPU tier when it was asked."""
+        self.deltas = 0
+        """So many had text: what was generated at least, where no usage came."""
         self.outcome = "error"
 
     def first_token(self) -> None:
@@ -66,6 +70,15 @@ class Course:
         believed = self.tier in (Tier.GPU, Tier.RAM, Tier.DISK)
         known = self.usage.prompt_tokens > 0 and self.chosen is not None
         return believed and known and self.usage.cached_tokens < (self.chosen.version.prefix_tokens if self.chosen else 0)
+
+    def spent(self, expected: int) -> int:
+        """The tokens that had to be computed. `expected` of the prompt, where it was left or broken off before its usage came."""
+        if self.first_token_s is None:
+            return 0
+        usage = self.usage
+        if not usage.prompt_tokens:
+            return expected + self.deltas
+        return usage.prompt_tokens - usage.cached_tokens + usage.completion_tokens
 
     @property
     def tokens(self) -> TokenSplit:

@@ -132,7 +132,7 @@ class Gatherer:
 
     async def _ask_one(self, part: Question, chosen: Chosen, tenant: TenantId, whole: Course) -> Source:
         with self._telemetry.tracer.start_as_current_span(names.PART_SPAN) as span:
-            course = Course(span, part=True)
+            course = Course(span, whole.admission, part=True)
             course.chosen = chosen
             try:
                 self._bookings.asked(chosen)

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 import rich_click as click
@@ -22,6 +22,7 @@ from gateway.strict_yaml import ConfigError
 from gateway.tenants.keys import SCOPES, new_key
 from router.documents import TenantId, check_id
 from router.errors import KvshelfError
+from router.limits import Rates
 
 OUT = Console(highlight=False, markup=False, emoji=False)  # names are shown as they are
 
@@ -39,12 +40,28 @@ def keys() -> None:
 @click.argument("tenant")
 @click.option("--name", default="", help="What the key is for.")
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), default=SCOPES[:2], show_default=True)
+@click.option("--requests-per-minute", type=click.IntRange(min=0), help="Of all of /v1. The tenant's own limits hold besides.")
+@click.option("--streams", type=click.IntRange(min=0), help="Questions under way at once.")
+@click.option("--tokens-per-minute", type=click.IntRange(min=0), help="Computed ones: prompts without what is cached, and answers.")
+@click.option("--token-budget", type=click.IntRange(min=0), help="Tokens a day or month.")
+@click.option("--budget-period", type=click.Choice(["day", "month"]), help="Of the budget; a day where nothing is said.")
 @click.option("--json", "as_json", is_flag=True)
-def create(config_path: Path, tenant: str, name: str, scopes: tuple[str, ...], as_json: bool) -> None:
+def create(
+    config_path: Path,
+    tenant: str,
+    name: str,
+    scopes: tuple[str, ...],
+    as_json: bool,
+    **limits: int | Literal["day", "month"] | None,
+) -> None:
     """Make a key for TENANT (who need not exist before). It is shown this once."""
+    if limits["budget_period"] is not None and limits["token_budget"] is None:
+        raise click.UsageError("--budget-period is nothing without --token-budget.")
+    rates = msgspec.convert(limits, Rates)
 
     async def make(store: Store, secret: bytes) -> tuple[str, str]:
-        key, record = new_key(secret, TenantId(check_id(tenant, what="tenant")), name=name, scopes=scopes, now=time.time())
+        owner = TenantId(check_id(tenant, what="tenant"))
+        key, record = new_key(secret, owner, name=name, scopes=scopes, now=time.time(), limits=rates)
         await store.add_key(record)
         return key, record.public_id
 
@@ -66,10 +83,11 @@ def list_keys(config_path: Path, as_json: bool) -> None:
         return
     table = Table()
     table.add_column("id", no_wrap=True)  # what `revoke` needs
-    for column in ("tenant", "name", "scopes", "created", "revoked"):
+    for column in ("tenant", "name", "scopes", "limits", "created", "revoked"):
         table.add_column(column)
     for key in found:
-        table.add_row(key.public_id, key.tenant, key.name, " ".join(key.scopes), _day(key.created_at), _day(key.revoked_at))
+        limits = " ".join(f"{name.replace('_', '-')}={value}" for name, value in msgspec.to_builtins(key.limits).items())
+        table.add_row(key.public_id, key.tenant, key.name, " ".join(key.scopes), limits, _day(key.created_at), _day(key.revoked_at))
     OUT.print(table)
 
 

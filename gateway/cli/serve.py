@@ -22,12 +22,12 @@ from backends.settings import LocalEngine
 from backends.tokenizer import load as load_tokenizer
 from gateway.app import create_apps
 from gateway.cli import key_file as key_files
-from gateway.config import Config, database_url, load, secret_problems
+from gateway.config import Config, database_url, limits_storage, load, secret_problems
 from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen, set_up_logging
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
-from gateway.tenants import keys
+from gateway.tenants import keys, limits_file
 from gateway.tenants.authenticator import Authenticator
 from gateway.tiers.disk_keeper import GIB
 from router.documents import TenantId
@@ -93,10 +93,11 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
     problems: list[str] = []
     remarks: list[str] = []
     problems += secret_problems(config)
-    try:
-        database_url(config)
-    except ConfigError as error:
-        problems += error.problems
+    for url in (database_url, limits_storage):
+        try:
+            url(config)
+        except ConfigError as error:
+            problems += error.problems
     try:
         derive(load_tokenizer(config.model.path), config.engine.chunk_tokens)
     except KvshelfError as error:
@@ -104,6 +105,11 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
     if config.catalog is not None:
         try:
             catalog_file.load(config.catalog)
+        except ConfigError as error:
+            problems += error.problems
+    if config.tenants is not None:
+        try:
+            limits_file.load(config.tenants)
         except ConfigError as error:
             problems += error.problems
     problems += _disk_problems(config)
@@ -228,7 +234,7 @@ async def demo_key(store: Store, secret: bytes, path: Path) -> str:
     with suppress(KvshelfError):
         await Authenticator(store, secret).recognise(f"Bearer {kept}")
         return kept
-    key, record = keys.new_key(secret, TenantId("demo"), name="demo", scopes=keys.SCOPES, now=time.time())
+    key, record = keys.new_key(secret, TenantId("demo"), name="demo", scopes=keys.SCOPES[:3], now=time.time())
     await store.add_key(record)
     await key_files.write(path, key)
     return key

@@ -20,6 +20,7 @@ from backends.base import ApiKey, Store
 from gateway.errors import Forbidden, Unauthorized
 from gateway.tenants import keys
 from router.documents import TenantId
+from router.limits import NO_RATES, Rates
 
 CACHE_S = 1.0
 CACHE_SIZE = 10_000
@@ -33,6 +34,8 @@ class Principal(msgspec.Struct, frozen=True):
     tenant: TenantId
     key_id: str
     scopes: tuple[str, ...]
+    limits: Rates = NO_RATES
+    """The key's own, beside those of its tenant."""
 
     def need(self, scope: str) -> None:
         """Raises Forbidden without this scope."""
@@ -62,7 +65,7 @@ class Authenticator:
         right = hmac.compare_digest(keys.secret_hash(self._server_secret, secret), expected)
         if record is None or not right or record.revoked_at is not None:
             raise Unauthorized("This API key is unknown or was revoked.")
-        return Principal(record.tenant, record.public_id, record.scopes)
+        return Principal(record.tenant, record.public_id, record.scopes, record.limits)
 
     async def _record(self, public_id: str) -> ApiKey | None:
         """The stored record, at most CACHE_S old. A key in steady use is looked up ahead of that, and once for all who ask."""

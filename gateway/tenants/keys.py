@@ -14,19 +14,29 @@ import secrets
 
 from backends.base import ApiKey
 from router.documents import TenantId
+from router.limits import NO_RATES, Rates
 
-SCOPES = ("ask", "documents", "share")
-"""ask questions and see the catalog · add, change and remove the tenant's own documents · the same for shared ones"""
+SCOPES = ("ask", "documents", "share", "admin")
+"""ask questions and see the catalog · add, change and remove the tenant's own documents · the same for shared ones · operate
+kvshelf: what the operators' listener shows of all tenants"""
 
 _PREFIX = "kvs_live"
 
 
-def new_key(server_secret: bytes, tenant: TenantId, *, name: str, scopes: tuple[str, ...], now: float) -> tuple[str, ApiKey]:
+def new_key(
+    server_secret: bytes, tenant: TenantId, *, name: str, scopes: tuple[str, ...], now: float, limits: Rates = NO_RATES
+) -> tuple[str, ApiKey]:
     """(the key, to be shown once; the record to store)."""
     public_id, secret = secrets.token_hex(8), secrets.token_hex(32)
     body = f"{_PREFIX}_{public_id}_{secret}"
     record = ApiKey(
-        public_id=public_id, tenant=tenant, name=name, secret_hash=secret_hash(server_secret, secret), scopes=scopes, created_at=now
+        public_id=public_id,
+        tenant=tenant,
+        name=name,
+        secret_hash=secret_hash(server_secret, secret),
+        scopes=scopes,
+        created_at=now,
+        limits=limits,
     )
     return body + _checksum(body), record
 

@@ -77,7 +77,7 @@ async def test_a_database_of_the_first_revision_keeps_everything(database_url: s
 
     store = SqlStore(database_url)
     await store.open()
-    assert await run_sql(database_url, "SELECT version_num FROM alembic_version") == [("0005",)]
+    assert await run_sql(database_url, "SELECT version_num FROM alembic_version") == [("0007",)]
     ready = version(state=VersionState.READY, read_tokens=1024)
     kept = document(current=ready, updated_at=2.5)
     assert await store.documents() == [kept]
@@ -126,7 +126,7 @@ async def test_a_newer_database_is_refused_untouched(opened_once: str) -> None:
         await store.open()
     assert await store.check() == "The store is not open."
 
-    newest = "UPDATE alembic_version SET version_num = '0005'"
+    newest = "UPDATE alembic_version SET version_num = '0007'"
     await run_sql(opened_once, newest)
     await store.open()
     assert list(await stored(store)) == [("acme", "lease")]

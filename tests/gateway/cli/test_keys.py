@@ -97,7 +97,7 @@ def test_the_list_is_a_table_that_shows_names_as_they_are(config_path: Path) -> 
     [
         (("create", "Tenant A"), 1, "can't be a tenant id"),
         (("create", "*"), 1, "can't be a tenant id"),
-        (("create", "tenant-a", "--scope", "admin"), 2, "admin"),
+        (("create", "tenant-a", "--scope", "root"), 2, "root"),
         (("revoke", "nowhere"), 1, "There is no key nowhere."),
         (("create",), 2, "TENANT"),
     ],
