@@ -17,7 +17,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.types import Receive, Scope, Send
 
-from gateway.api import admin_api, routing_api, system_api
+from gateway.api import admin_api, admin_tenants_api, routing_api, system_api
 from gateway.api.asgi import request_id
 from gateway.api.documents_api import DocumentsController
 from gateway.api.jobs_api import JobsController
@@ -52,7 +52,7 @@ def _for_tenants(graph: Graph) -> Litestar:
     async def chat_completions(scope: Scope, receive: Receive, send: Send) -> None:
         await graph.chat(scope, receive, send)
 
-    names = ("config", "shelf", "volumes", "classifier", "second_look", "tuning", "health", "views", "moves")
+    names = ("config", "shelf", "volumes", "quotas", "classifier", "second_look", "tuning", "health", "views", "moves")
     return Litestar(
         route_handlers=[
             chat_completions,
@@ -83,8 +83,8 @@ def _for_tenants(graph: Graph) -> Litestar:
 
 def _for_operators(graph: Graph) -> Litestar:
     return Litestar(
-        route_handlers=[admin_api.metrics, admin_api.health],
-        dependencies=_dependencies(graph, "telemetry", "health"),
+        route_handlers=[admin_api.metrics, admin_api.health, admin_tenants_api.tenants],
+        dependencies=_dependencies(graph, "telemetry", "health", "overview"),
         middleware=[request_id, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(title="kvshelf for operators", version="0.1.0", path="/schema"),

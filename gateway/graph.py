@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from backends.fingerprint import engine_fingerprint
+from gateway.api.admin_tenants_api import TenantsOverview
 from gateway.api.chat import ChatHandler
 from gateway.api.documents_views import DocumentViews
 from gateway.api.health import Health
@@ -40,6 +41,7 @@ from gateway.tenants.authenticator import Authenticator
 from gateway.tenants.counters import Counters
 from gateway.tenants.limiter import Limiter
 from gateway.tenants.limits_file import TenantLimits
+from gateway.tenants.quotas import Quotas
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
@@ -66,6 +68,8 @@ class Graph:
     telemetry: Telemetry
     authenticator: Authenticator
     limiter: Limiter
+    quotas: Quotas
+    overview: TenantsOverview
     chat: ChatHandler
     shelf: Shelf
     volumes: Volumes
@@ -107,7 +111,9 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     hosts = Hosts(parts.kv_servers, ledger, check_interval_s=engine.check_interval_s)
     pool = WorkerPool(parts.workers, ledger, capacity=engine.capacity, check_interval_s=engine.check_interval_s)
     uses = Uses(parts.store, now=now)
-    keeper = DiskKeeper(hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes)
+    keeper = DiskKeeper(
+        hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes, limits=tenant_limits.of
+    )
     matchings = Matchings(parts.store, now=now)
     classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, config.routing, problem=parts.embedder_problem)
     shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
@@ -214,6 +220,8 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         telemetry=telemetry,
         authenticator=Authenticator(parts.store, parts.secret),
         limiter=limiter,
+        quotas=Quotas(tenant_limits, telemetry),
+        overview=TenantsOverview(parts.store, tenant_limits, counters, shelf, ledger),
         chat=chat,
         shelf=shelf,
         volumes=volumes,

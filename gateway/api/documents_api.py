@@ -25,6 +25,7 @@ from gateway.api.documents_views import (
 from gateway.shelf.documents import Shelf
 from gateway.shelf.volumes import Volumes
 from gateway.tenants.authenticator import Principal
+from gateway.tenants.quotas import Quotas
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, check_id, content_digest, slug
 from router.errors import Conflict, InvalidRequest
@@ -60,6 +61,7 @@ class DocumentsController(Controller):
         shelf: NamedDependency[Shelf],
         volumes: NamedDependency[Volumes],
         views: NamedDependency[DocumentViews],
+        quotas: NamedDependency[Quotas],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
         title: Annotated[str | None, QueryParameter(max_length=300, pattern=NO_NUL)] = None,
@@ -78,7 +80,7 @@ class DocumentsController(Controller):
             raise NotText("Send the text itself instead of a form, e.g. with: curl --data-binary @FILE", param="text")
         else:
             new = NewDocument(text_of(body), document_id, title, shared=shared)
-        return await _put(shelf, volumes, views, request.auth, new)
+        return await _put(shelf, volumes, views, quotas, request.auth, new)
 
     @patch("/{document_id:str}")
     async def change_document(
@@ -105,7 +107,7 @@ class DocumentsController(Controller):
 
 
 async def _put(
-    shelf: Shelf, volumes: Volumes, views: DocumentViews, principal: Principal, new: NewDocument
+    shelf: Shelf, volumes: Volumes, views: DocumentViews, quotas: Quotas, principal: Principal, new: NewDocument
 ) -> Response[DocumentView]:
     owner = SHARED if new.shared else Owner(principal.tenant)
     principal.need("share" if new.shared else "documents")
@@ -118,7 +120,9 @@ async def _put(
     if before is not None and before.source == "catalog":
         raise _from_catalog(before)
     descriptor = Descriptor(title, new.summary, new.tags, new.questions, new.aliases)
-    view = views.of(await volumes.put(owner, document_id, text, descriptor, retention=new.retention()), principal.tenant)
+    with quotas.adding(shelf.catalog, owner, document_id):
+        document = await volumes.put(owner, document_id, text, descriptor, retention=new.retention())
+    view = views.of(document, principal.tenant)
     return Response(view, status_code=202 if view.job is not None else 200)
 
 

@@ -24,7 +24,7 @@ from backends.shared_counts import Away, SharedCounts
 from gateway.tenants.periods import Periods
 from router.counts import Counts, Taken
 from router.errors import StoreUnavailable
-from router.limits import Charge
+from router.limits import Charge, Rates
 
 log = structlog.get_logger("limits")
 
@@ -39,8 +39,8 @@ class Counters:
     def __init__(self, store: Store, shared: SharedCounts | None, *, now: Callable[[], float]) -> None:
         """`shared`: None where this gateway counts alone."""
         self.problem: str | None = None
-        self.periods = Periods()
         self.now = now
+        self._periods = Periods()
         self._store = store
         self._shared = shared
         self._counts = Counts()
@@ -78,6 +78,11 @@ class Counters:
             self._owe(charges)
         else:
             self._counts.give(charges)
+
+    def budget(self, whose: str, rates: Rates, amount: int) -> Charge:
+        """Against the budget of this account (`tenant/acme`), in the day or month of now."""
+        period = rates.budget_period or "day"
+        return Charge(f"{BUDGET}{period}/{whose}", rates.token_budget or 0, amount, self._periods.window(period, self.now()))
 
     def reserved(self, charges: Iterable[Charge], sign: int) -> None:
         """So much of these budgets is taken (or, with -1, was), but not spent yet."""
@@ -141,7 +146,7 @@ class Counters:
         except msgspec.MsgspecError as error:
             log.warning("budgets_unreadable", error=str(error))
             return
-        self._counts.load(saved, self.periods.of_saved(saved, self.now()))
+        self._counts.load(saved, self._periods.of_saved(saved, self.now()))
 
     async def save(self) -> None:
         """Keep what was spent of the budgets that are counted here."""

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from gateway.errors import BudgetSpent, LimitReached
 from gateway.tenants.authenticator import Principal
-from gateway.tenants.counters import BUDGET, Counters
+from gateway.tenants.counters import Counters
 from gateway.tenants.limits_file import TenantLimits
 from observability.telemetry import LIMIT, TENANT, Telemetry
 from router.counts import Taken
@@ -134,7 +134,7 @@ class Admission:
         minutes = len(charges)
         for whose, rates in self._accounts:
             if rates.token_budget is not None:
-                charges.append(self._limiter.budget(whose, rates, prompt_tokens + answer_tokens, now))
+                charges.append(counters.budget(whose, rates, prompt_tokens + answer_tokens))
         if not charges:
             return None
         taken, shared = await counters.take(charges)
@@ -202,11 +202,6 @@ class Limiter:
         admission = Admission(self, principal.tenant, accounts)
         await admission.enter()
         return admission
-
-    def budget(self, whose: str, rates: Rates, amount: int, now: float) -> Charge:
-        """Against the budget of this account, which it has."""
-        period = rates.budget_period or "day"
-        return Charge(f"{BUDGET}{period}/{whose}", rates.token_budget or 0, amount, self.counters.periods.window(period, now))
 
     def refused(self, tenant: TenantId, kind: str, error: LimitReached) -> LimitReached:
         """The error, counted."""
