@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from backends.base import Store
 from backends.settings import Model
+from backends.shared_counts import SharedCounts
 from gateway.app import Apps, create_apps
 from gateway.config import Config
 from gateway.parts import Parts
@@ -27,6 +28,7 @@ from gateway.server import GatewayServer, listen
 from gateway.tenants import keys
 from observability.telemetry import Telemetry
 from router.documents import TenantId
+from router.limits import NO_RATES, Rates
 from tests.fakes.embedder import FakeEmbedder
 from tests.fakes.engine import CHUNK, CHUNK_BYTES, FakeHost, FakeKVServer, FakeWorker
 from tests.fakes.store import MemoryStore
@@ -63,6 +65,7 @@ class Gateway:
         hosts: Sequence[FakeHost] = (),
         versions: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.time,
+        shared_counts: SharedCounts | None = None,
         **changes: Any,
     ) -> None:
         """`store` and `host` of an earlier gateway: a restart. `versions`: the engine's. `changes`: of `config`.
@@ -81,6 +84,7 @@ class Gateway:
         self.telemetry = Telemetry(span_processor=SimpleSpanProcessor(self.spans))
         self.versions = versions or {"vllm": "0", "lmcache": "0"}
         self.now = now
+        self.shared_counts = shared_counts
         self.apps: Apps
         self.url = ""
         self.admin_url = ""
@@ -103,6 +107,7 @@ class Gateway:
             versions=self.versions,
             secret=SECRET,
             telemetry=self.telemetry,
+            shared_counts=self.shared_counts,
         )
         try:
             self.apps = create_apps(self.config, parts, now=self.now)
@@ -114,8 +119,8 @@ class Gateway:
             self.telemetry.close()
             await self.store.close()
 
-    async def new_key(self, tenant: str, scopes: tuple[str, ...] = keys.SCOPES) -> str:
-        key, record = keys.new_key(SECRET, TenantId(tenant), name="test", scopes=scopes, now=0.0)
+    async def new_key(self, tenant: str, scopes: tuple[str, ...] = keys.SCOPES, limits: Rates = NO_RATES) -> str:
+        key, record = keys.new_key(SECRET, TenantId(tenant), name="test", scopes=scopes, now=0.0, limits=limits)
         await self.store.add_key(record)
         return key
 

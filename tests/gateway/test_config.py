@@ -14,6 +14,7 @@ from gateway.config import SECRET_VARIABLE, Config
 from gateway.sections import SecondLook
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
+from gateway.tenants import limits_file
 
 MODEL = "model: {name: m, path: /models/m, context_tokens: 8192}\n"
 WORKERS = "engine:\n  workers:\n  - {name: w1, url: 'http://127.0.0.1:8101'}\n"
@@ -177,6 +178,7 @@ def test_the_configurations_that_ship_are_good(name: str) -> None:
     loaded = config.load(folder / name)
     assert loaded.catalog is not None
     assert catalog_file.load(loaded.catalog)
+    assert loaded.tenants is None or limits_file.load(loaded.tenants).tenants
 
 
 def test_the_example_of_two_hosts_has_workers_on_both() -> None:
