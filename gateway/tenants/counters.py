@@ -51,6 +51,7 @@ class Counters:
         self._owed: list[Charge] = []
         """To be given back to the storage."""
         self._giving: set[asyncio.Task[None]] = set()
+        self._releasing: set[asyncio.Task[None]] = set()
         self._away_until = 0.0
         self._saved: bytes | None = None
 
@@ -120,7 +121,7 @@ class Counters:
             if not self._streams[account]:
                 del self._streams[account]
         if self._leases.pop(lease, None) is not None and self._shared is not None:
-            self._in_background(self._release(self._shared, accounts, lease))
+            self._in_background(self._release(self._shared, accounts, lease), self._releasing)
 
     async def streams(self, account: str) -> int:
         """How many questions of the account are under way."""
@@ -175,8 +176,8 @@ class Counters:
 
     async def close(self) -> None:
         """Return once what is owed was given back, as far as the storage can be reached."""
-        while self._giving:
-            await asyncio.gather(*self._giving, return_exceptions=True)
+        while under_way := self._giving | self._releasing:
+            await asyncio.gather(*under_way, return_exceptions=True)
 
     # --- inside
 
@@ -201,7 +202,7 @@ class Counters:
         self._owed += [charge for charge in charges if charge.amount]
         if self._owed and (shared := self._reachable()) is not None:
             owed, self._owed = self._owed, []
-            self._in_background(self._give_back(shared, owed))
+            self._in_background(self._give_back(shared, owed), self._giving)
 
     async def _give_back(self, shared: SharedCounts, owed: list[Charge]) -> None:
         while owed:
@@ -222,6 +223,8 @@ class Counters:
         shared = self._reachable()
         if shared is None or not accounts:
             return None
+        if self._releasing:  # who asks again as soon as it has its answer finds its place free
+            await asyncio.wait(tuple(self._releasing))
         self._leases[lease] = names  # before it is asked for: released also where the answer is not waited for
         try:
             return await shared.lease(accounts, lease, self.now())
@@ -247,7 +250,7 @@ class Counters:
         except Away as error:
             self._lost(error)
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
         task = asyncio.create_task(work)
-        self._giving.add(task)
-        task.add_done_callback(self._giving.discard)
+        among.add(task)
+        task.add_done_callback(among.discard)
