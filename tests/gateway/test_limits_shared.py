@@ -69,7 +69,12 @@ async def test_what_comes_to_nothing_is_given_back_and_the_rest_settled(two: tup
 
     async def used(requests: int, tokens: int, streams: int) -> bool:
         found = (await two[1].used())["used"]
-        return (found["requests"], found["tokens"], found["budget"]["used"], found["streams"]) == (requests, tokens, tokens, streams)
+        return (found["requests"], found["tokens"], found["budget"]["used"], found["streams"]) == (
+            requests,
+            tokens,
+            tokens,
+            streams,
+        )
 
     assert await used(1, 131, 1)
     asking.cancel()
