@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from backends.base import ApiKey, Content, Store
 from router.documents import Descriptor, DocumentId, Owner, Part, Salt, TenantId, VersionId, VersionState
 from router.errors import Conflict, NotFound, StoreUnavailable
+from router.limits import Rates
 from tests.backends.store.samples import CONTENT, document, stored, version
 
 
@@ -180,7 +181,7 @@ async def test_removing_an_absent_document_is_no_error(store: Store) -> None:
 
 
 async def test_keys(store: Store) -> None:
-    plain, bare = key("k1"), key("k2", scopes=(), name="")
+    plain, bare = key("k1", limits=Rates(streams=2, token_budget=10**12, budget_period="month")), key("k2", scopes=(), name="")
     await store.add_key(plain)
     await store.add_key(bare)
     assert await store.key("k1") == plain
