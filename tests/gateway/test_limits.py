@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.trace import INVALID_SPAN
 
+from backends.base import Usage
+from gateway.asking.course import Course
 from gateway.sections import Gathering
 from router.errors import EngineFailed, EngineUnavailable
 from router.limits import Rates
@@ -201,6 +204,16 @@ async def test_what_was_reserved_is_settled_by_the_usage(limited: Limited) -> No
     async with ask(limited) as response:
         assert response.headers["x-ratelimit-limit-tokens"] == "1000"
         assert response.headers["x-ratelimit-remaining-tokens"] == str(1000 - SPENT - MOST)
+
+
+def test_what_a_question_has_spent_at_its_end() -> None:
+    course = Course(INVALID_SPAN)
+    assert course.spent(50) == 0, "nothing before its first token"
+    course.first_token()
+    course.deltas = 3
+    assert course.spent(50) == 53, "what it was thought to take and what came, while there is no usage"
+    course.usage = Usage(prompt_tokens=100, completion_tokens=4, cached_tokens=80)
+    assert course.spent(50) == 24
 
 
 async def test_a_cold_question_pays_for_the_document(limited: Limited) -> None:

@@ -98,7 +98,7 @@ GUARDS = (
         "gateway/asking/course.py",
         "        if self.first_token_s is None:\n            return 0\n        usage",
         "        usage",
-        (f"{LIMITS}::test_a_question_that_is_wrong_takes_a_request_and_no_tokens", "tests/gateway/tenants/test_counters.py"),
+        (f"{LIMITS}::test_what_a_question_has_spent_at_its_end",),
     ),
     Guard(
         "what came to nothing takes no request",
