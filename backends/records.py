@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from router.documents import DocumentId, TenantId
+from router.limits import NO_RATES, Rates
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +30,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     documents: tuple[DocumentId, ...] = ()
     """With `tags`: the documents that the key is narrowed to; both empty: whatever its tenant sees."""
     tags: tuple[str, ...] = ()
+    limits: Rates = NO_RATES
+    """What it may use, beside its tenant's limits."""
     old_hash: str | None = None
     """Of the secret before this one, while both are good."""
     old_until: float | None = None

@@ -17,12 +17,13 @@ from litestar.di import Provide
 from litestar.middleware import DefineMiddleware
 from litestar.types import Receive, Scope, Send
 
-from gateway.api import admin_api, admin_usage_api, keys_api, routing_api, system_api, usage_api
+from gateway.api import admin_api, admin_tenants_api, admin_usage_api, keys_api, routing_api, system_api, usage_api
 from gateway.api.asgi import uncompressed
 from gateway.api.chat_shapes import CHAT
 from gateway.api.description import described
 from gateway.api.documents_api import DocumentsController
 from gateway.api.jobs_api import JobsController
+from gateway.api.limits_api import LimitsMiddleware
 from gateway.api.tiers_api import TiersController
 from gateway.config import Config
 from gateway.edge.hosts import Hosts
@@ -66,7 +67,7 @@ def _for_tenants(graph: Graph) -> Litestar:
     server = graph.config.server
     names = (
         *("config", "shelf", "volumes", "extractor", "classifier", "second_look", "tuning", "health", "views", "moves"),
-        *("streams", "audit", "usage"),
+        *("streams", "audit", "usage", "quotas"),
     )
     return Litestar(
         route_handlers=[
@@ -83,7 +84,11 @@ def _for_tenants(graph: Graph) -> Litestar:
             system_api.ready,
         ],
         dependencies=_dependencies(graph, *names),
-        middleware=[uncompressed, DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator)],
+        middleware=[
+            uncompressed,
+            DefineMiddleware(KeyMiddleware, authenticator=graph.authenticator),
+            DefineMiddleware(LimitsMiddleware, limiter=graph.limiter),
+        ],
         exception_handlers=HANDLERS,
         lifespan=[lifespan],
         openapi_config=described("kvshelf", needs(*SCOPES)),
@@ -100,10 +105,11 @@ def _for_operators(graph: Graph) -> Litestar:
             admin_api.metrics,
             admin_api.health,
             admin_usage_api.admin_usage,
+            admin_tenants_api.tenants,
             keys_api.KeysController,
             keys_api.audit_log,
         ],
-        dependencies=_dependencies(graph, "telemetry", "health", "usage", "keyring", "audit"),
+        dependencies=_dependencies(graph, "telemetry", "health", "usage", "overview", "keyring", "audit"),
         middleware=[uncompressed, DefineMiddleware(AdminKeyMiddleware, authenticator=graph.authenticator, audit=graph.audit)],
         exception_handlers=HANDLERS,
         openapi_config=described("kvshelf for operators", needs("admin")),

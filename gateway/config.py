@@ -31,6 +31,7 @@ from gateway.sections import (
     Retention,
     Routing,
     Server,
+    StorageUrl,
     Telemetry,
 )
 from gateway.strict_yaml import ConfigError
@@ -53,6 +54,12 @@ class Config(msgspec.Struct, frozen=True):
     """SQLAlchemy URL; by default SQLite in `data_path`. Its password may be given as ${VARIABLE}."""
     catalog: Path | None = None
     """A catalog.yaml, applied at start and whenever it changes."""
+    tenants: Path | None = None
+    """A tenants.yaml with the tenants' limits, applied at start and whenever it changes. Absent: nothing is limited but keys."""
+    limits_storage: StorageUrl | None = None
+    """Valkey or Redis (redis://, rediss://, valkey://, valkeys://), where several gateways count together what is used.
+
+    Its password may be given as ${VARIABLE}. Absent: each gateway counts for itself."""
     routing: Routing = Routing()
     gathering: Gathering = Gathering()
     queue: Queue = Queue()
@@ -89,14 +96,22 @@ def database_url(config: Config, environment: Mapping[str, str] = os.environ) ->
     """The SQLAlchemy URL, with each ${VARIABLE} taken from the environment. Raises ConfigError for a missing one."""
     if config.database_url is None:
         return f"sqlite+aiosqlite:///{config.data_path / 'kvshelf.db'}"
+    return _filled_in(config.database_url, "database_url", environment)
 
+
+def limits_storage(config: Config, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The URL of the storage that gateways share, filled in likewise; None where there is none. Raises ConfigError."""
+    return _filled_in(config.limits_storage, "limits_storage", environment) if config.limits_storage is not None else None
+
+
+def _filled_in(url: str, setting: str, environment: Mapping[str, str]) -> str:
     def variable(match: re.Match[str]) -> str:
         value = environment.get(match[1])
         if value is None:
-            raise ConfigError([f"`database_url` names the environment variable {match[1]}, which is not set"])
+            raise ConfigError([f"`{setting}` names the environment variable {match[1]}, which is not set"])
         return value
 
-    return re.sub(r"\$\{(\w+)\}", variable, config.database_url)
+    return re.sub(r"\$\{(\w+)\}", variable, url)
 
 
 def server_secret(config: Config, environment: Mapping[str, str] = os.environ) -> bytes:

@@ -68,6 +68,25 @@ class TooManyConnections(errors.KvshelfError):
     retry_after_s = 1
 
 
+class LimitReached(errors.KvshelfError):
+    """A limit of the tenant or the key has no room. `retry_after_s`: when it has; None where it never will.
+
+    `more`: headers of the answer beside it.
+    """
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, limit: int, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+        self.more: dict[str, str] = {}
+
+
+class BudgetSpent(LimitReached):
+    code = "insufficient_quota"
+
+
 class NotReady(errors.Conflict):
     """The document has no version that can answer yet; `job` says how far the reading is."""
 
@@ -92,6 +111,8 @@ class Unrouted(errors.KvshelfError):
 _STATUS: tuple[tuple[type[errors.KvshelfError], int, str], ...] = (
     (Unauthorized, 401, "authentication_error"),
     (Forbidden, 403, "permission_error"),
+    (LimitReached, 429, "rate_limit_error"),
+    (errors.QuotaExceeded, 403, "permission_error"),
     (BodyTooLong, 413, "invalid_request_error"),
     (NotText, 415, "invalid_request_error"),
     (TooSlow, 408, "invalid_request_error"),
@@ -139,6 +160,10 @@ def headers(error: errors.KvshelfError) -> dict[str, str]:
     found = {"retry-after": str(retry_after_s)} if retry_after_s is not None else {}
     if isinstance(error, Unauthorized):
         found["www-authenticate"] = "Bearer"
+    if isinstance(error, LimitReached):
+        found |= error.more
+        if retry_after_s is None or isinstance(error, BudgetSpent):
+            found["x-should-retry"] = "false"  # else OpenAI's clients try twice more
     return found
 
 

@@ -14,6 +14,7 @@ import structlog
 
 from backends.extraction.extractor import Extractor
 from backends.fingerprint import engine_fingerprint
+from gateway.api.admin_tenants_api import TenantsOverview
 from gateway.api.chat import ChatHandler
 from gateway.api.documents_views import DocumentViews
 from gateway.api.health import Health
@@ -40,7 +41,11 @@ from gateway.shelf.tuning import Tuning
 from gateway.shelf.volumes import Volumes
 from gateway.tenants.audit import AuditLog
 from gateway.tenants.authenticator import Authenticator
+from gateway.tenants.counters import Counters
 from gateway.tenants.keyring import Keyring
+from gateway.tenants.limiter import Limiter
+from gateway.tenants.limits_file import TenantLimits
+from gateway.tenants.quotas import Quotas
 from gateway.tenants.streams import Streams
 from gateway.tenants.usage import UsageBooks
 from gateway.tiers.disk_keeper import DiskKeeper
@@ -73,6 +78,9 @@ class Graph:
     streams: Streams
     keyring: Keyring
     audit: AuditLog
+    limiter: Limiter
+    quotas: Quotas
+    overview: TenantsOverview
     chat: ChatHandler
     shelf: Shelf
     volumes: Volumes
@@ -110,12 +118,17 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     telemetry, engine = parts.telemetry, config.engine
     authenticator = Authenticator(parts.store, parts.secret, now=now)
     streams, audit = Streams(authenticator), AuditLog(parts.store, now=now)
+    tenant_limits = TenantLimits(config.tenants)
+    counters = Counters(parts.store, parts.shared_counts, now=now)
+    limiter = Limiter(tenant_limits, counters, telemetry)
     ledger = Ledger(parts.hosts)
     ledger.weigh(parts.token_bytes)
     hosts = Hosts(parts.kv_servers, ledger, check_interval_s=engine.check_interval_s)
     pool = WorkerPool(parts.workers, ledger, at_once=engine.slots, check_interval_s=engine.check_interval_s)
     uses, speeds = Uses(parts.store, now=now), Speeds(parts.store, now=now)
-    keeper = DiskKeeper(hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes)
+    keeper = DiskKeeper(
+        hosts, ledger, uses, reading, config.disk, telemetry, token_bytes=parts.token_bytes, limits=tenant_limits.of
+    )
     matchings = Matchings(parts.store, now=now)
     classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, config.routing, problem=parts.embedder_problem)
     shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
@@ -167,7 +180,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         bytes_per_s=config.disk.scrub_mib_per_s * 2**20,
         chunk_tokens=engine.chunk_tokens,
     )
-    queue = Queue(pool, Turns(), telemetry, config.queue, weight_of=lambda tenant: 1.0)
+    queue = Queue(pool, Turns(), telemetry, config.queue, weight_of=lambda tenant: tenant_limits.of(tenant).weight or 1.0)
     asker = Asker(shelf, pool, queue, hosts, cold, ram, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
     prefetcher = Prefetcher(
         parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
@@ -206,11 +219,13 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         await speeds.load()
         await uses.load((document.owner, document.id) for document in shelf.catalog)
         await asyncio.gather(pool.check(), hosts.check(), hosts.scan())
+        await tenant_limits.apply()
+        await counters.load()
         await catalog_watcher.apply()
         running = [
-            *(part.watch() for part in (pool, hosts, catalog_watcher)),
+            *(part.watch() for part in (pool, hosts, catalog_watcher, tenant_limits)),
             *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber)),
-            *(part.run() for part in (uses, speeds, usage, authenticator, streams)),
+            *(part.run() for part in (uses, speeds, usage, authenticator, streams, counters)),
             *(observer(ledger) for observer in parts.observers),
             *([describer.run()] if config.ingestion.describe else []),
         ]
@@ -220,7 +235,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, moves.close(), cold.close(), return_exceptions=True)
+            await asyncio.gather(*tasks, moves.close(), cold.close(), counters.close(), return_exceptions=True)
 
     return Graph(
         config=config,
@@ -231,6 +246,9 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
             parts.store, audit, parts.secret, environment=config.keys.environment, now=now, changed=authenticator.forget
         ),
         audit=audit,
+        limiter=limiter,
+        quotas=Quotas(tenant_limits, telemetry),
+        overview=TenantsOverview(parts.store, tenant_limits, counters, shelf, ledger),
         chat=chat,
         shelf=shelf,
         volumes=volumes,
@@ -238,7 +256,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         classifier=classifier,
         second_look=second_look,
         tuning=Tuning(classifier, matchings, config.routing),
-        health=Health(pool, hosts, parts.store, classifier, catalog_watcher),
+        health=Health(pool, hosts, parts.store, classifier, catalog_watcher, tenant_limits, counters),
         views=DocumentViews(shelf, ledger, uses),
         moves=moves,
         usage=usage,

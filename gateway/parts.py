@@ -19,11 +19,12 @@ from backends.kv_events import KVEventListener
 from backends.lmcache import CacheEventReceiver, LMCacheServer, kv_bytes_a_token
 from backends.local.commands import LMCACHE, absolute
 from backends.local.stack import LocalStack
+from backends.shared_counts import SharedCounts
 from backends.store.sql_store import SqlStore
 from backends.tokenizer import ChatTokenizer
 from backends.tokenizer import load as load_tokenizer
 from backends.vllm import VllmWorker
-from gateway.config import Config, database_url, key_file_problems, server_secret
+from gateway.config import Config, database_url, key_file_problems, limits_storage, server_secret
 from gateway.strict_yaml import ConfigError
 from observability.telemetry import Telemetry
 from router.residency import Ledger
@@ -49,6 +50,8 @@ class Parts:
     versions: Mapping[str, str]
     secret: bytes
     telemetry: Telemetry
+    shared_counts: SharedCounts | None = None
+    """What is used of limits, counted together with other gateways; None: this one counts alone."""
     observers: tuple[Callable[[Ledger], Awaitable[None]], ...] = ()
     """What tells the ledger of the tiers, as long as it runs."""
 
@@ -75,6 +78,10 @@ async def open_parts(config: Config, stack: LocalStack | None = None) -> AsyncIt
         store = SqlStore(database_url(config))
         await store.open()
         cleanup.push_async_callback(store.close)
+        url = limits_storage(config)
+        shared_counts = SharedCounts(url) if url is not None else None
+        if shared_counts is not None:
+            cleanup.push_async_callback(shared_counts.close)
         kv_servers, hosts = _kv_servers(config, stack, session)
         yield Parts(
             store=store,
@@ -88,6 +95,7 @@ async def open_parts(config: Config, stack: LocalStack | None = None) -> AsyncIt
             versions=_versions(config, stack),
             secret=secret,
             telemetry=telemetry,
+            shared_counts=shared_counts,
             observers=tuple(_observers(config)),
         )
 

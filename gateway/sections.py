@@ -17,6 +17,7 @@ from router.policies import CHOICES, DEFAULT
 Share = Annotated[float, Meta(ge=0, le=1)]
 HostName = Annotated[str, Meta(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9_.-]*|\[?[0-9A-Fa-f:]+\]?)$")]
 Origin = Annotated[str, Meta(pattern=r"^https?://[^/\s*]+$")]
+StorageUrl = Annotated[str, Meta(pattern=r"^(redis|valkey)s?://[^\s]+$")]
 HttpUrl = Annotated[str, Meta(pattern=r"^https?://[^/\s]+(/[^\s]*)?$")]
 
 

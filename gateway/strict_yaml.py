@@ -85,6 +85,9 @@ def _convert(raw: Any, kind: Any, at: str, base: Path, problems: list[str]) -> A
     item = _tuple_item(kind)
     if item is not None and isinstance(raw, list):
         return tuple(_convert(value, item, f"{at}[{number}]", base, problems) for number, value in enumerate(raw))
+    named = _mapped_struct(kind)
+    if named is not None and isinstance(raw, dict):
+        return {str(name): _convert_struct(value, named, _join(at, name), base, problems) for name, value in raw.items()}
     try:
         return msgspec.convert(raw, kind, dec_hook=lambda hint, value: _leaf(hint, value, base))
     except msgspec.ValidationError as error:
@@ -158,3 +161,8 @@ def _tuple_item(kind: Any) -> Any | None:
     if typing.get_origin(kind) is tuple and typing.get_args(kind)[1:] == (Ellipsis,):
         return typing.get_args(kind)[0]
     return None
+
+
+def _mapped_struct(kind: Any) -> type[msgspec.Struct] | None:
+    """What a mapping of names to structs holds."""
+    return _struct_in(typing.get_args(kind)[1]) if typing.get_origin(kind) is dict else None

@@ -44,6 +44,7 @@ STATE = "kvshelf.state"
 HOST = "kvshelf.host"
 KIND = "kvshelf.kind"
 ORIGIN = "kvshelf.origin"
+LIMIT = "kvshelf.limit"
 
 FIRST_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 SECONDS_BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -125,6 +126,7 @@ class Telemetry:
         )
         self.read_tokens = meter.create_counter("kvshelf.read.tokens", description="Document tokens read")
 
+        self.limit_refusals = meter.create_counter("kvshelf.limit.refusals", description="What was refused, by limit and tenant")
         self.evicted_bytes = meter.create_counter("kvshelf.evicted", unit="By", description="KV evicted from disk for lack of room")
         self.moves = meter.create_counter("kvshelf.moves", description="Moves between tiers, by kind and outcome")
         self.evicted_ram_bytes = meter.create_counter(

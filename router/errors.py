@@ -102,3 +102,13 @@ class StorageFull(KvshelfError):
     """The disk tier has no room for another document, and nothing there may go. The message says what holds the space."""
 
     code = "storage_full"
+
+
+class QuotaExceeded(StorageFull):
+    """The tenant has as much as it may have; others have room."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, message: str, *, limit: float) -> None:
+        super().__init__(message)
+        self.limit = limit

@@ -14,6 +14,7 @@ from sqlalchemy import Select, select
 from backends.records import ApiKey, AuditEntry
 from backends.store.tables import api_keys, audit_log, documents, versions
 from router.documents import Descriptor, Document, Part, Version, VersionState
+from router.limits import Rates
 from router.usage import BY, COUNTS, Used
 
 Values = dict[str, Any]
@@ -95,11 +96,12 @@ def document_of(row: RowMapping) -> Document:
 
 
 def key_values(key: ApiKey) -> Values:
-    return msgspec.structs.asdict(key)
+    return {**msgspec.structs.asdict(key), "limits": msgspec.json.encode(key.limits).decode()}
 
 
 def key_of(row: RowMapping) -> ApiKey:
-    return ApiKey(**{column.name: row[column.name] for column in api_keys.c})
+    fields = {column.name: row[column.name] for column in api_keys.c}
+    return ApiKey(**{**fields, "limits": msgspec.json.decode(fields["limits"], type=Rates)})
 
 
 def audit_values(entry: AuditEntry) -> Values:

@@ -150,6 +150,7 @@ api_keys = Table(
     Column("last_used_at", Double),
     Column("documents", Strings, nullable=False, server_default="[]"),
     Column("tags", Strings, nullable=False, server_default="[]"),
+    Column("limits", Exact, nullable=False, server_default="{}"),  # JSON
     Column("old_hash", Exact),
     Column("old_until", Double),
 )

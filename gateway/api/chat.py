@@ -15,7 +15,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import msgspec
 import structlog
@@ -26,15 +26,18 @@ from backends.base import Delta, Usage
 from gateway.api.asgi import disconnected, entity, no_cache, read_body
 from gateway.api.chat_api import ChatRequest, Shaper, parse
 from gateway.api.jobs_api import edition_view, reading_view
-from gateway.asking.asker import Asker, Question
+from gateway.api.limits_api import admission_of
+from gateway.asking.asker import Asker
 from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
 from gateway.asking.gathering import Gatherer, Source
+from gateway.asking.question import Question
 from gateway.asking.second_look import SecondLook
-from gateway.errors import JSON, NotReady, Unrouted, envelope
+from gateway.errors import JSON, NotReady, Unrouted, envelope, status_of
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.tenants.authenticator import Principal
+from gateway.tenants.limiter import Admission
 from gateway.tenants.streams import Streams, key_ended
 from gateway.upkeep.prefetcher import Prefetcher
 from observability import telemetry as names
@@ -82,8 +85,15 @@ class ChatHandler:
             raise MethodNotAllowedException(headers={"allow": "POST"})
         principal: Principal = scope["auth"]
         raw = await read_body(receive, self._max_body_bytes)
+        admission = admission_of(scope)
+        async with admission.question() if admission is not None else nullcontext():
+            await self._ask(principal, raw, admission, scope, receive, send)
+
+    async def _ask(
+        self, principal: Principal, raw: bytes, admission: Admission | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         with self._telemetry.span(names.QUESTION_SPAN) as span, self._streams.watched(principal) as key_is_over:
-            course = Course(span, principal)
+            course = Course(span, principal, admission)
             answering = asyncio.ensure_future(self._answer(principal, raw, no_cache(scope), course, send))
             gone = asyncio.ensure_future(disconnected(receive))
             try:
@@ -100,6 +110,8 @@ class ChatHandler:
                 for task in (answering, gone):
                     task.cancel()
                 await asyncio.gather(answering, gone, return_exceptions=True)
+                if admission is not None and course.first_token_s is None and not _clients_fault(answering):
+                    admission.refund()
                 course.report(self._telemetry)
                 self._bookings.ended(course)
 
@@ -241,6 +253,12 @@ async def _send_error(error: KvshelfError, send: Send) -> None:
     """The last event of a stream."""
     event = b"data: " + msgspec.json.encode(envelope(error)) + b"\n\n"
     await send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+def _clients_fault(answering: asyncio.Future[None]) -> bool:
+    """Whether nothing came of the question by what the client sent."""
+    error = answering.exception() if answering.done() and not answering.cancelled() else None
+    return isinstance(error, KvshelfError) and 400 <= status_of(error)[0] < 429
 
 
 def _total(usage: Usage, sources: Sequence[Source]) -> Usage:

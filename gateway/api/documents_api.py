@@ -30,6 +30,7 @@ from gateway.shelf.volumes import Volumes
 from gateway.tenants.audit import AuditLog
 from gateway.tenants.authenticator import Principal
 from gateway.tenants.doors import actor_of, needs
+from gateway.tenants.quotas import Quotas
 from router.characters import ONE_LINE
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, Document, DocumentId, Owner, check_id, content_digest, slug
@@ -68,6 +69,7 @@ class DocumentsController(Controller):
         volumes: NamedDependency[Volumes],
         extractor: NamedDependency[Extractor],
         views: NamedDependency[DocumentViews],
+        quotas: NamedDependency[Quotas],
         audit: NamedDependency[AuditLog],
         request: Request[Any, Principal, Any],
         document_id: Annotated[str | None, QueryParameter(name="id")] = None,
@@ -89,7 +91,7 @@ class DocumentsController(Controller):
             request.auth.need("share" if shared else "write")  # nobody else's file is worth a process
             text = await extractor.text(body, MEDIA_TYPES.get(kind, Kind.TEXT))
             new = NewDocument(text, document_id, title, shared=shared)
-        return await _put(shelf, volumes, views, audit, request, new)
+        return await _put(shelf, volumes, views, quotas, audit, request, new)
 
     @patch("/{document_id:str}", opt=needs("write", "share") | {TAKES: Takes(Changes)})
     async def change_document(
@@ -128,6 +130,7 @@ async def _put(
     shelf: Shelf,
     volumes: Volumes,
     views: DocumentViews,
+    quotas: Quotas,
     audit: AuditLog,
     request: Request[Any, Principal, Any],
     new: NewDocument,
@@ -147,7 +150,8 @@ async def _put(
         raise _from_catalog(before)
     descriptor = Descriptor(title, new.summary, new.tags, new.questions, new.aliases)
     entry = _entry(audit, request, "document.add" if before is None else "document.replace", owner, document_id)
-    document = await volumes.put(owner, document_id, text, descriptor, retention=new.retention(), audit=(entry,))
+    with quotas.adding(shelf.catalog, owner, document_id):
+        document = await volumes.put(owner, document_id, text, descriptor, retention=new.retention(), audit=(entry,))
     view = views.of(document, principal.tenant)
     return Response(view, status_code=202 if view.job is not None else 200)
 

@@ -10,6 +10,8 @@ from backends.base import Store
 from gateway.pool import WorkerPool
 from gateway.shelf.catalog_file import CatalogWatcher
 from gateway.shelf.classifier import Classifier
+from gateway.tenants.counters import Counters
+from gateway.tenants.limits_file import TenantLimits
 from gateway.tiers.hosts import Hosts
 
 
@@ -32,13 +34,22 @@ class Report(msgspec.Struct, frozen=True):
 
 class Health:
     def __init__(
-        self, pool: WorkerPool, hosts: Hosts, store: Store, classifier: Classifier, catalog_watcher: CatalogWatcher
+        self,
+        pool: WorkerPool,
+        hosts: Hosts,
+        store: Store,
+        classifier: Classifier,
+        catalog_watcher: CatalogWatcher,
+        tenant_limits: TenantLimits,
+        counters: Counters,
     ) -> None:
         self._pool = pool
         self._hosts = hosts
         self._store = store
         self._classifier = classifier
         self._catalog_watcher = catalog_watcher
+        self._tenant_limits = tenant_limits
+        self._counters = counters
 
     async def report(self) -> Report:
         """Asks the database; what is known of the rest is at most a check interval old."""
@@ -49,6 +60,8 @@ class Health:
             "database": database,
             "embedding": self._classifier.problem,
             "catalog": "; ".join(self._catalog_watcher.problems),
+            "tenants": "; ".join(self._tenant_limits.problems),
+            "limits": self._counters.problem,
         }
         problems = {part: problem for part, problem in parts.items() if problem}
         able = self._pool.healthy > 0 and database is None

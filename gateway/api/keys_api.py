@@ -21,10 +21,15 @@ from gateway.tenants.doors import actor_of, needs
 from gateway.tenants.key_views import KeyView, NewKeyView, new_view, view
 from gateway.tenants.keyring import Documents, KeyChanges, Keyring, Name, NewKey, Tags
 from gateway.tenants.keys import USUAL_SCOPES
+from router.limits import Rates
 from router.retention import MAX_TTL_S
 
 NO_STORE = {"cache-control": "no-store"}
 """A key is shown once: nothing on its way may keep it."""
+
+
+class KeyLimits(Rates, frozen=True, forbid_unknown_fields=True):
+    """As in tenants.yaml; a key has no limits of documents and disk."""
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -37,6 +42,7 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     expire_at: Moment | None = None
     documents: Documents = ()
     tags: Tags = ()
+    limits: KeyLimits = KeyLimits()
 
 
 class KeyPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -47,6 +53,7 @@ class KeyPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     expire_at: Moment | UnsetType | None = UNSET
     documents: Documents | UnsetType = UNSET
     tags: Tags | UnsetType = UNSET
+    limits: KeyLimits | UnsetType = UNSET
 
 
 class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

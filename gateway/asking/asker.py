@@ -13,15 +13,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
-import msgspec
 import structlog
 
 from backends.base import Delta, Worker
 from gateway.asking.cold import ColdQuestions
 from gateway.asking.course import Chosen, Course
+from gateway.asking.question import LaidOut, Question
 from gateway.asking.queue import Queue, Ticket
 from gateway.pool import WorkerPool
 from gateway.shelf.documents import Shelf
@@ -32,55 +32,13 @@ from gateway.tiers.ram_keeper import RamKeeper
 from observability.telemetry import Telemetry
 from router.documents import Document, Salt, Version, VersionId, content_digest
 from router.errors import EngineFailed, EngineUnavailable
-from router.prompts import Message, answer_tokens, prefix_of, suffix_ids
+from router.prompts import answer_tokens, prefix_of, suffix_ids
 from router.residency import Ledger, Tier
-from router.upstream import Sampling, body
 
 log = structlog.get_logger("asker")
 
 LONG_CHARACTERS = 20_000
 """Messages longer than this are tokenized off the event loop."""
-
-
-class Question(msgspec.Struct, frozen=True):
-    """What a client asks. `bypass`: past all KV, and nothing of it is kept.
-
-    `answer_tokens` is how long the answer may be, and refused where the context leaves less; at `at_most` it is cut in any case.
-    """
-
-    turns: Sequence[Message]
-    system: str
-    answer_tokens: int | None
-    sampling: Sampling
-    bypass: bool = False
-    at_most: int | None = None
-
-
-class _LaidOut(msgspec.Struct, frozen=True):
-    """A question as it stands behind its document's prefix. `document`: None for a text that is none."""
-
-    document: Document | None
-    version: Version
-    prefix: PreparedPrefix
-    suffix: list[int]
-    max_tokens: int
-    sampling: Sampling
-    salt: Salt
-    bypass: bool
-
-    @property
-    def prompt_tokens(self) -> int:
-        return self.version.prefix_tokens + len(self.suffix)
-
-    def body(self, keep_tokens: int) -> tuple[bytes, bytes]:
-        return body(
-            self.prefix.opening,
-            self.suffix,
-            salt=self.salt,
-            keep_tokens=keep_tokens,
-            max_tokens=self.max_tokens,
-            sampling=self.sampling,
-        )
 
 
 class Asker:
@@ -119,7 +77,7 @@ class Asker:
         """The answer's deltas, from the first on. Raises KvshelfError for what goes wrong before it."""
         with self.lease(chosen.version):
             laid_out = await self._lay_out(question, chosen)
-            async with self._deltas(laid_out, course) as deltas:
+            async with self._charged(laid_out, course) as deltas:
                 yield deltas
             if course.met_too_little:
                 self._suspect(chosen.version)
@@ -137,7 +95,7 @@ class Asker:
     async def ask_of_text(self, question: Question, text: str, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
         """The same of a text that is no document: no KV is met or kept, and nobody else can meet it."""
         laid_out = await self._lay_out_text(question, text)
-        async with self._deltas(laid_out, course) as deltas:
+        async with self._charged(laid_out, course) as deltas:
             yield deltas
 
     async def prompt_tokens(self, question: Question, text: str) -> int:
@@ -145,12 +103,12 @@ class Asker:
         prefix = await asyncio.to_thread(prefix_of, self._reading.layout, self._reading.tokenizer, text)
         return prefix.document_tokens + len(await self._suffix(question))
 
-    async def _lay_out(self, question: Question, chosen: Chosen) -> _LaidOut:
+    async def _lay_out(self, question: Question, chosen: Chosen) -> LaidOut:
         prefix = await self._prefixes.get(chosen.version)
         self._hosts.know(chosen.version, prefix.ids)
         return await self._behind(question, prefix, chosen.version, chosen.document)
 
-    async def _lay_out_text(self, question: Question, text: str) -> _LaidOut:
+    async def _lay_out_text(self, question: Question, text: str) -> LaidOut:
         prefix = await asyncio.to_thread(prefix_of, self._reading.layout, self._reading.tokenizer, text)
         ids = prefix.ids[: prefix.document_tokens]  # the filler is for what is kept
         version = Version(
@@ -163,14 +121,14 @@ class Asker:
         )
         return await self._behind(question, self._prefixes.prepared(ids), version, None)
 
-    async def _behind(self, question: Question, prefix: PreparedPrefix, version: Version, document: Document | None) -> _LaidOut:
+    async def _behind(self, question: Question, prefix: PreparedPrefix, version: Version, document: Document | None) -> LaidOut:
         suffix = await self._suffix(question)
         tokens = answer_tokens(
             prefix=version.prefix_tokens, suffix=len(suffix), context=self._reading.context_tokens, asked=question.answer_tokens
         )
         # Past the cache, a salt of its own meets no KV.
         salt = Salt(secrets.token_hex(32)) if question.bypass else version.salt
-        return _LaidOut(
+        return LaidOut(
             document=document,
             version=version,
             prefix=prefix,
@@ -189,7 +147,25 @@ class Asker:
         return suffix_ids(layout, tokenizer, turns, system)
 
     @asynccontextmanager
-    async def _deltas(self, laid_out: _LaidOut, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
+    async def _charged(self, laid_out: LaidOut, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
+        """As `_deltas`, with the tokens reserved before and settled after. Raises LimitReached where they have no room."""
+        expected = len(laid_out.suffix) + (0 if self._is_held(laid_out) else laid_out.version.prefix_tokens)
+        hold = await course.admission.reserve(expected, laid_out.max_tokens) if course.admission is not None else None
+        try:
+            async with self._deltas(laid_out, course) as deltas:
+                yield deltas
+        finally:
+            if hold is not None:
+                hold.settle(course.computed)
+
+    def _is_held(self, laid_out: LaidOut) -> bool:
+        """Whether the prefix is believed to be whole somewhere, and will not be computed."""
+        if laid_out.bypass or laid_out.document is None:
+            return False
+        return any(holding.share >= 1 for holding in self._ledger.holdings(laid_out.version))
+
+    @asynccontextmanager
+    async def _deltas(self, laid_out: LaidOut, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
         avoid: frozenset[str] = frozenset()
         with self._queue.ticket(course.tenant) as ticket:
             worker = course.worker = await self._turn(laid_out, ticket)
@@ -210,7 +186,7 @@ class Asker:
                     log.info("question_retried", worker=worker.name, error=str(error))
                 worker = course.worker = ticket.again(worker, avoid)
 
-    async def _turn(self, laid_out: _LaidOut, ticket: Ticket) -> Worker:
+    async def _turn(self, laid_out: LaidOut, ticket: Ticket) -> Worker:
         """The worker, once it is the question's turn. While another question reads the version, it would hold a slot for nothing."""
         version = laid_out.version
         while True:
@@ -220,7 +196,7 @@ class Asker:
             await ticket.aside(self._cold.over(version))
 
     async def _first(
-        self, laid_out: _LaidOut, course: Course, worker: Worker, answering: AsyncExitStack
+        self, laid_out: LaidOut, course: Course, worker: Worker, answering: AsyncExitStack
     ) -> tuple[AsyncIterator[Delta], Delta]:
         """Send it and wait for the first delta; the rest of them, and that one. `answering` holds the answer open."""
         version = laid_out.version
@@ -245,7 +221,7 @@ class Asker:
         course.first_token()
         return deltas, first
 
-    async def _keeps(self, laid_out: _LaidOut, worker: Worker, answering: AsyncExitStack) -> bool:
+    async def _keeps(self, laid_out: LaidOut, worker: Worker, answering: AsyncExitStack) -> bool:
         """Whether what the question has stored may stay: not for a document that expired, nor where there is no room.
 
         The engine stores what the host lacks, be it read just now or on the GPU already.
@@ -264,7 +240,7 @@ class Asker:
         answering.callback(self._cold.written, version, laid_out.prefix.ids, host)
         return True
 
-    def _believed(self, laid_out: _LaidOut, worker: Worker) -> int:
+    def _believed(self, laid_out: LaidOut, worker: Worker) -> int:
         """How many of the prompt's tokens the worker won't have to compute, as far as can be known."""
         if laid_out.bypass or laid_out.document is None:
             return 0
@@ -272,7 +248,7 @@ class Asker:
             return laid_out.version.prefix_tokens
         return round(self._ledger.share(laid_out.version, worker.name) * laid_out.version.prefix_tokens)
 
-    def _tier(self, laid_out: _LaidOut, worker: Worker) -> Tier:
+    def _tier(self, laid_out: LaidOut, worker: Worker) -> Tier:
         """Where the prefix will come from, as far as can be known."""
         if laid_out.bypass:
             return Tier.NONE

@@ -11,6 +11,7 @@ from opentelemetry.trace import Span, StatusCode
 
 from backends.base import Delta, Usage, Worker
 from gateway.tenants.authenticator import Principal
+from gateway.tenants.limiter import Admission
 from observability import telemetry as names
 from observability.telemetry import Telemetry
 from router.documents import Document, TenantId, Version
@@ -35,10 +36,11 @@ class Chosen(msgspec.Struct, frozen=True):
 
 
 class Course:
-    def __init__(self, span: Span, principal: Principal, *, part: bool = False) -> None:
-        """`part`: of a question over several documents."""
+    def __init__(self, span: Span, principal: Principal, admission: Admission | None = None, *, part: bool = False) -> None:
+        """`admission`: what the request may take, None for no limits. `part`: of a question over several documents."""
         self.span = span
         self.principal = principal
+        self.admission = admission
         self.started = time.perf_counter()
         self.part = part
         self.chosen: Chosen | None = None
@@ -103,6 +105,12 @@ class Course:
         believed = self.tier in (Tier.GPU, Tier.RAM, Tier.DISK)
         known = self.usage.prompt_tokens > 0 and self.chosen is not None
         return believed and known and self.usage.cached_tokens < (self.chosen.version.prefix_tokens if self.chosen else 0)
+
+    @property
+    def computed(self) -> int:
+        """The tokens of `taken` that had to be computed."""
+        taken = self.taken
+        return max(taken.prompt_tokens - taken.cached_tokens, 0) + taken.completion_tokens
 
     @property
     def tokens(self) -> TokenSplit:

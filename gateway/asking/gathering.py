@@ -18,9 +18,10 @@ import msgspec
 from msgspec.structs import replace
 
 from backends.base import Delta, Usage
-from gateway.asking.asker import Asker, Question
+from gateway.asking.asker import Asker
 from gateway.asking.bookings import Bookings
 from gateway.asking.course import Chosen, Course
+from gateway.asking.question import Question
 from observability import telemetry as names
 from observability.telemetry import Telemetry
 from router.errors import InvalidRequest, KvshelfError
@@ -131,7 +132,7 @@ class Gatherer:
 
     async def _ask_one(self, part: Question, chosen: Chosen, whole: Course) -> Source:
         with self._telemetry.span(names.PART_SPAN) as span:
-            course = Course(span, whole.principal, part=True)
+            course = Course(span, whole.principal, whole.admission, part=True)
             course.chosen = chosen
             try:
                 self._bookings.asked(chosen)

@@ -6,6 +6,7 @@ Works without a gateway, so that the first key with the scope `admin` can be mad
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,38 @@ from gateway.cli.terminal import Terminal
 from gateway.tenants.key_views import KeyView, NewKeyView, new_view, view
 from gateway.tenants.keyring import KeyChanges, NewKey
 from gateway.tenants.keys import SCOPES, USUAL_SCOPES
+from router.limits import Rates
 from router.retention import MAX_TTL_S
 
 OUT = Terminal()
 
 MOMENT = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
 SCOPE = click.Choice(SCOPES)
+
+
+def _limits(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a key's limits, named as they are in `Rates`."""
+    for option in reversed(
+        (
+            click.option(
+                "--requests-per-minute", type=click.IntRange(min=0), help="Of all of /v1. The tenant's own limits hold besides."
+            ),
+            click.option("--streams", type=click.IntRange(min=0), help="Questions under way at once."),
+            click.option(
+                "--tokens-per-minute", type=click.IntRange(min=0), help="Computed: prompts without what is cached, and answers."
+            ),
+            click.option("--token-budget", type=click.IntRange(min=0), help="Tokens a day or month."),
+            click.option("--budget-period", type=click.Choice(["day", "month"]), help="Of the budget; by default a day."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _rates(given: dict[str, Any]) -> Rates:
+    if given["budget_period"] is not None and given["token_budget"] is None:
+        raise click.UsageError("--budget-period is nothing without --token-budget.")
+    return msgspec.convert(given, Rates)
 
 
 @click.group()
@@ -40,10 +67,12 @@ def keys() -> None:
 @click.option("--expire-at", type=MOMENT, help="The key is good until then (UTC where there is no offset).")
 @click.option("--document", "documents", multiple=True, metavar="ID", help="Narrow the key to this document, and others so given.")
 @click.option("--tag", "tags", multiple=True, help="Narrow the key to documents with this tag, and others so given.")
+@_limits
 @click.option("--json", "as_json", is_flag=True)
 def create(config_path: Path, expire_at: datetime.datetime | None, as_json: bool, **fields: Any) -> None:
     """Make a key for TENANT (who need not exist before). It is shown this once."""
-    new = NewKey(expires_at=seconds(expire_at), **fields)
+    limits = _rates({name: fields.pop(name) for name in Rates.__struct_fields__})
+    new = NewKey(expires_at=seconds(expire_at), limits=limits, **fields)
     made = at_desk(config_path, lambda desk: desk.keyring.create(desk.actor, new))
     _show_new(*made, as_json=as_json)
 
@@ -61,12 +90,14 @@ def list_keys(config_path: Path, tenant: str | None, as_json: bool) -> None:
         return
     table = Table()
     table.add_column("id", no_wrap=True)  # what the other commands need
-    for column in ("tenant", "name", "scopes", "sees", "created", "used", "state"):
+    for column in ("tenant", "name", "scopes", "sees", "limits", "created", "used", "state"):
         table.add_column(column)
     for key in found:
         sees = " ".join([*key.documents, *(f"#{tag}" for tag in key.tags)]) or "all"
         scopes = " ".join(key.scopes)
-        table.add_row(key.id, key.tenant, key.name, scopes, sees, _day(key.created_at), _day(key.last_used_at), _state(key))
+        limits = " ".join(f"{name.replace('_', '-')}={value}" for name, value in msgspec.to_builtins(key.limits).items())
+        days = _day(key.created_at), _day(key.last_used_at)
+        table.add_row(key.id, key.tenant, key.name, scopes, sees, limits, *days, _state(key))
     OUT.print(table)
 
 

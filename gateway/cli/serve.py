@@ -25,7 +25,7 @@ from backends.tokenizer import load as load_tokenizer
 from gateway.app import create_apps
 from gateway.cli import key_file as key_files
 from gateway.cli.desk import operator
-from gateway.config import Config, database_url, exposed, load, secret_problems
+from gateway.config import Config, database_url, exposed, limits_storage, load, secret_problems
 from gateway.edge.hosts import is_loopback
 from gateway.errors import Unauthorized
 from gateway.logs import set_up_logging
@@ -33,6 +33,7 @@ from gateway.parts import open_parts
 from gateway.server import GatewayServer, listen
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
+from gateway.tenants import limits_file
 from gateway.tenants.audit import AuditLog
 from gateway.tenants.authenticator import Authenticator
 from gateway.tenants.keyring import Keyring, NewKey
@@ -106,10 +107,11 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
             f"`server.host` is {config.server.host}: others can reach it, and keys and documents travel as they are. Put something that "
             "speaks TLS in front (nginx, Caddy, a load balancer), and keep the port itself to it."
         )
-    try:
-        database_url(config)
-    except ConfigError as error:
-        problems += error.problems
+    for url in (database_url, limits_storage):
+        try:
+            url(config)
+        except ConfigError as error:
+            problems += error.problems
     try:
         derive(load_tokenizer(config.model.path), config.engine.chunk_tokens)
     except KvshelfError as error:
@@ -117,6 +119,11 @@ def _look_at(config: Config) -> tuple[list[str], list[str]]:
     if config.catalog is not None:
         try:
             asyncio.run(catalog_file.load(config.catalog, Extractor(config.extraction)))
+        except ConfigError as error:
+            problems += error.problems
+    if config.tenants is not None:
+        try:
+            limits_file.load(config.tenants)
         except ConfigError as error:
             problems += error.problems
     problems += _disk_problems(config)

@@ -14,13 +14,13 @@ from typing import Annotated
 import msgspec
 import structlog
 from msgspec import Meta
-from watchfiles import awatch
 
 from backends.extraction.extractor import Extractor
 from gateway import strict_yaml
 from gateway.shelf.documents import Shelf
 from gateway.shelf.volumes import Volumes
 from gateway.strict_yaml import ConfigError
+from gateway.watched import Stamp, changes, stamp
 from router.descriptors import guess_title
 from router.documents import SHARED, Descriptor, DocumentId, Owner, Summary, Title, Words, check_descriptor, check_id
 from router.errors import KvshelfError, StoreUnavailable
@@ -30,10 +30,6 @@ from router.retention import MAX_TTL_S, Retention
 log = structlog.get_logger("catalog")
 
 SOURCE = "catalog"
-LOOK_EVERY_MS = 500
-"""The system tells of changes at once; they are looked for this often besides, as network file systems tell nothing."""
-
-_Stamp = tuple[int, int, int] | None
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -121,7 +117,7 @@ class CatalogWatcher:
         self._shelf = shelf
         self._volumes = volumes
         self._extractor = extractor
-        self._seen: dict[Path, _Stamp] = {}
+        self._seen: dict[Path, Stamp] = {}
         """The file and the texts it declares, as they were when they were last applied."""
 
     async def apply(self) -> None:
@@ -141,15 +137,9 @@ class CatalogWatcher:
         """Apply again at every change of the file or of a declared document, until cancelled."""
         if self._path is None:
             return
-        while True:
-            # Folders, not files: editors replace a file, and the new one would go unwatched.
-            folders = await asyncio.to_thread(self._folders)
-            async for _ in awatch(*folders, recursive=False, rust_timeout=LOOK_EVERY_MS, yield_on_timeout=True):
-                if changed := await asyncio.to_thread(self._changed):
-                    log.info("catalog_changed", files=changed)
-                    await self.apply()
-                if await asyncio.to_thread(self._folders) != folders:
-                    break
+        async for changed in changes(lambda: self._seen):
+            log.info("catalog_changed", files=changed)
+            await self.apply()
 
     async def _apply(self, declared: list[Declared]) -> list[str]:
         """What is wrong with single documents; the others are applied."""
@@ -171,29 +161,12 @@ class CatalogWatcher:
 
     def _entries(self, path: Path) -> tuple[Entry, ...]:
         # Looked at before it is read: what changes in between is then seen as a change.
-        self._seen = {path: _stamp(path)}
+        self._seen = {path: stamp(path)}
         entries = strict_yaml.read(path, CatalogFile).documents
-        self._seen |= {entry.file: _stamp(entry.file) for entry in entries}
+        self._seen |= {entry.file: stamp(entry.file) for entry in entries}
         return entries
-
-    def _changed(self) -> list[str]:
-        return sorted(path.name for path, stamp in self._seen.items() if _stamp(path) != stamp)
-
-    def _folders(self) -> set[Path]:
-        """Both where a file is named and where it is: Kubernetes swaps the link, an editor the file behind it."""
-        folders = {folder for path in self._seen for folder in (path.absolute().parent, path.resolve().parent)}
-        return {folder for folder in folders if folder.is_dir()}
 
     def _say(self, problems: list[str]) -> None:
         if problems and problems != self.problems:
             log.error("catalog_problems", problems=problems, consequence="the last good state stays")
         self.problems = problems
-
-
-def _stamp(path: Path) -> _Stamp:
-    """What changes whenever the file does."""
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return (found.st_ino, found.st_size, found.st_mtime_ns)

@@ -33,11 +33,11 @@ class Shelf:
         store: Store,
         classifier: Classifier,
         reading: Reading,
-        need_room: Callable[[Catalog, int], Awaitable[None]],
+        need_room: Callable[[Catalog, Owner, int], Awaitable[None]],
         *,
         now: Callable[[], float],
     ) -> None:
-        """`need_room` raises StorageFull where no host could keep a document of so many tokens."""
+        """`need_room` raises StorageFull where no host could keep a document of this owner and so many tokens."""
         self.catalog = Catalog()
         self._store = store
         self._classifier = classifier
@@ -237,7 +237,7 @@ class Shelf:
         """Make a version of this text for the document, whose lock is held. Raises as `put` does."""
         version, content = await asyncio.to_thread(self._reading.version, before.owner, before.id, text, self.now())
         if needs_room:
-            await self._need_room(self.catalog, version.prefix_tokens)
+            await self._need_room(self.catalog, before.owner, version.prefix_tokens)
         now = version.created_at
         document = declared(before, descriptor)
         document = replace(document, source=source, incoming=version, coming=(), updated_at=now)

@@ -36,7 +36,9 @@ RETRY_S = 5.0
 
 
 class Volumes:
-    def __init__(self, shelf: Shelf, store: Store, reading: Reading, need_room: Callable[[Catalog, int], Awaitable[None]]) -> None:
+    def __init__(
+        self, shelf: Shelf, store: Store, reading: Reading, need_room: Callable[[Catalog, Owner, int], Awaitable[None]]
+    ) -> None:
         """`need_room`: as the shelf's."""
         self._shelf = shelf
         self._store = store
@@ -123,7 +125,7 @@ class Volumes:
         new = [text for text in texts if self._shelf.catalog.get(owner, volume_id(document_id, text)) is None]
         if new:
             tokens = await asyncio.to_thread(lambda: sum(map(self._reading.prefix_tokens, new)))
-            await self._need_room(self._shelf.catalog, tokens)
+            await self._need_room(self._shelf.catalog, owner, tokens)
         for piece, questions in zip(pieces, assigned(descriptor.questions, texts), strict=True):
             part = Part(document_id, piece.headings)
             about = _about(descriptor, part, questions)

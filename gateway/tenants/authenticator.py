@@ -20,6 +20,7 @@ from gateway.errors import Forbidden, Unauthorized
 from gateway.tenants import keys
 from router.documents import TenantId
 from router.errors import StoreUnavailable
+from router.limits import NO_RATES, Rates
 from router.viewers import Viewer
 
 log = structlog.get_logger("keys")
@@ -43,6 +44,8 @@ class Principal(msgspec.Struct, frozen=True):
     key_id: str
     scopes: tuple[str, ...]
     proof: str
+    limits: Rates = NO_RATES
+    """The key's own, beside those of its tenant."""
 
     def __repr__(self) -> str:
         return f"<Principal {self.key_id} of {self.tenant}>"
@@ -95,7 +98,7 @@ class Authenticator:
         if record is None or viewer is None or not good:
             raise Unauthorized("This API key is unknown, has expired or was revoked.")
         self._used[record.public_id] = now
-        return Principal(viewer, record.public_id, record.scopes, proof)
+        return Principal(viewer, record.public_id, record.scopes, proof, record.limits)
 
     async def still_good(self, principal: Principal) -> bool:
         """Whether the key would be recognised now. Where the store is away, by what was known of it last."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from backends.records import ApiKey
+from router.limits import Rates
 
 
 class KeyView(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +20,7 @@ class KeyView(msgspec.Struct, frozen=True, kw_only=True):
     documents: tuple[str, ...]
     """With `tags`: what the key is narrowed to; both empty: whatever its tenant sees."""
     tags: tuple[str, ...]
+    limits: Rates
     state: Literal["active", "expired", "revoked"]
     created_at: float
     expire_at: datetime.datetime | None
@@ -49,7 +51,7 @@ def _fields(record: ApiKey, now: float) -> dict[str, Any]:
     two = record.good_old_hash(now) is not None
     return {
         "id": record.public_id,
-        **{name: getattr(record, name) for name in ("tenant", "name", "environment", "scopes", "documents", "tags")},
+        **{name: getattr(record, name) for name in ("tenant", "name", "environment", "scopes", "documents", "tags", "limits")},
         "state": "active" if record.lives(now) else "expired" if record.revoked_at is None else "revoked",
         **{name: getattr(record, name) for name in ("created_at", "last_used_at", "revoked_at")},
         "expire_at": _moment(record.expires_at),

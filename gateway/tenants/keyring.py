@@ -17,6 +17,7 @@ from gateway.tenants.audit import Actor, AuditLog
 from gateway.tenants.keys import SCOPES, USUAL_SCOPES
 from router.documents import DocumentId, TenantId, check_id
 from router.errors import Conflict, InvalidRequest, NotFound
+from router.limits import NO_RATES, Rates
 
 Name = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*$")]
 Documents = Annotated[tuple[str, ...], Meta(max_length=1000)]
@@ -33,6 +34,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     documents: Documents = ()
     tags: Tags = ()
+    limits: Rates = NO_RATES
 
 
 class KeyChanges(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,7 @@ class KeyChanges(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | UnsetType | None = UNSET
     documents: Documents | UnsetType = UNSET
     tags: Tags | UnsetType = UNSET
+    limits: Rates | UnsetType = UNSET
 
 
 class Keyring:
@@ -81,7 +84,9 @@ class Keyring:
                 f"{environment!r} can't be a key's environment: use one to twelve of a-z, e.g. `test`.", param="environment"
             )
         tenant = TenantId(check_id(new.tenant, what="tenant"))
-        fields = self._checked(name=new.name, scopes=new.scopes, expires_at=new.expires_at, documents=new.documents, tags=new.tags)
+        fields = self._checked(
+            name=new.name, scopes=new.scopes, expires_at=new.expires_at, documents=new.documents, tags=new.tags, limits=new.limits
+        )
         key, record = keys.new_key(self._server_secret, tenant, now=self.now(), environment=environment, **fields)
         entry = self._audit.entry(by, "key.create", record.public_id, tenant, environment=environment, **fields)
         await self._store.add_key(record, entry)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Protocol
 
 import structlog
@@ -18,11 +18,12 @@ from gateway.sections import Disk as DiskConfig
 from gateway.shelf.reading import Reading
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.uses import Uses
-from observability.telemetry import HOST, Telemetry
+from observability.telemetry import HOST, LIMIT, TENANT, Telemetry
 from router.budget import Disk, Exempt, Kept, NoRoom, make_room
 from router.catalog import Catalog
-from router.documents import Document, Salt, Version, VersionState
-from router.errors import StorageFull
+from router.documents import SHARED, Document, Owner, Salt, TenantId, Version, VersionState
+from router.errors import QuotaExceeded, StorageFull
+from router.limits import UNLIMITED, Limits
 from router.residency import Ledger
 
 log = structlog.get_logger("disk")
@@ -47,8 +48,12 @@ class DiskKeeper:
         telemetry: Telemetry,
         *,
         token_bytes: float,
+        limits: Callable[[TenantId], Limits] = lambda _: UNLIMITED,
     ) -> None:
-        """`token_bytes`: what a token's KV takes on the disk; 0 where that isn't known, and nothing is then counted ahead."""
+        """`token_bytes`: what a token's KV takes on the disk; 0 where that isn't known, and nothing is then counted ahead.
+
+        `limits`: each tenant's, of which `disk_gib` is kept here.
+        """
         self._hosts = hosts
         self._ledger = ledger
         self._uses = uses
@@ -56,6 +61,7 @@ class DiskKeeper:
         self._config = config
         self._telemetry = telemetry
         self._token_bytes = token_bytes
+        self._limits = limits
         self._promised: dict[str, dict[Salt, int]] = defaultdict(dict)
         self._takers: Counter[tuple[str, Salt]] = Counter()
         """How many have each promise: a question and a reading may write one version at once."""
@@ -74,26 +80,32 @@ class DiskKeeper:
         promised = self._promised[host].items()
         return sum(max(size - tier.size_bytes(salt), 0) for salt, size in promised if salts is None or salt in salts)
 
-    async def check(self, catalog: Catalog, prefix_tokens: int) -> None:
+    async def check(self, catalog: Catalog, owner: Owner, prefix_tokens: int) -> None:
         """Raises StorageFull if no host could make room for a document of so many tokens, whatever is read and asked now:
-        what is pinned stays, for the rest it can wait."""
-        refusals = []
+        what is pinned stays, for the rest it can wait. QuotaExceeded where it is its owner who may not have so much."""
+        refusals: list[StorageFull] = []
         need_bytes = round(prefix_tokens * self._token_bytes)
         pinned = {v.salt for document in catalog.pinned for v in document.versions if self._reading.reads(v)}
         for server in self._hosts:
             if not server.sees_disk:
                 return
             try:
-                disk = await self._disk(server.name, pinned)
+                for whose in self._budgets(owner):
+                    disk = await self._disk(catalog, server.name, pinned, whose)
+                    kept = [
+                        replace(one, exempt=Exempt.PINNED if one.salt in pinned else None)
+                        for one in self._kept(catalog, server.name, whose)
+                    ]
+                    answer = make_room(disk, kept, need_bytes)
+                    if isinstance(answer, NoRoom):
+                        raise self._full(answer, whose)
             except StorageFull as error:
                 refusals.append(error)
-                continue
-            kept = [replace(one, exempt=Exempt.PINNED if one.salt in pinned else None) for one in self._kept(catalog, server.name)]
-            answer = make_room(disk, kept, need_bytes)
-            if not isinstance(answer, NoRoom):
+            else:
                 return
-            refusals.append(self._full(answer))
         if refusals:
+            if isinstance(refusals[0], QuotaExceeded):
+                self._telemetry.limit_refusals.add(1, {LIMIT: "disk", TENANT: owner})
             raise refusals[0]
 
     async def admit(self, shelf: HasCatalog, version: Version, host: str | None) -> None:
@@ -110,8 +122,10 @@ class DiskKeeper:
                 need_bytes = max(self.size_bytes(version) - self._ledger.disk(host).size_bytes(version.salt), 0)
                 # Promised before the evicting waits: it must not be evicted itself.
                 promised[version.salt] = self.size_bytes(version)
+                found = shelf.catalog.of_salt(version.salt)
                 try:
-                    await self._make_room(shelf, host, need_bytes, version.salt)
+                    for whose in self._budgets(found[0].owner if found is not None else None):
+                        await self._make_room(shelf, host, need_bytes, version.salt, whose)
                 except BaseException:
                     del promised[version.salt]
                     raise
@@ -130,22 +144,34 @@ class DiskKeeper:
         for server in self._hosts:
             if server.sees_disk:
                 async with self._locks[server.name]:
-                    try:
-                        await self._make_room(shelf, server.name, 0, None)
-                    except StorageFull as error:
-                        log.warning("disk_over_budget", host=server.name, error=str(error))
+                    owners = {document.owner for document in shelf.catalog}
+                    for whose in (*(owner for owner in owners if self._quota_bytes(owner) is not None), None):
+                        try:
+                            await self._make_room(shelf, server.name, 0, None, whose)
+                        except StorageFull as error:
+                            log.warning("disk_over_budget", host=server.name, tenant=whose, error=str(error))
 
     # --- inside
 
-    async def _make_room(self, shelf: HasCatalog, host: str, need_bytes: int, writing: Salt | None) -> None:
-        """`writing` needs `need_bytes`; what was promised to the others is theirs."""
+    def _quota_bytes(self, owner: Owner) -> int | None:
+        """What the owner's documents may take; None where only the disk limits them."""
+        quota_gib = self._limits(TenantId(owner)).disk_gib if owner != SHARED else None
+        return None if quota_gib is None else round(quota_gib * GIB)
+
+    def _budgets(self, owner: Owner | None) -> tuple[Owner | None, ...]:
+        """What has to have room for a document of this owner: its quota, where it has one, and (None) the whole disk."""
+        return (owner, None) if owner is not None and self._quota_bytes(owner) is not None else (None,)
+
+    async def _make_room(self, shelf: HasCatalog, host: str, need_bytes: int, writing: Salt | None, whose: Owner | None) -> None:
+        """`writing` needs `need_bytes`; what was promised to the others is theirs. `whose`: an owner's alone may leave."""
         while True:
             others = self._promised[host].keys() - {writing}
-            answer = make_room(await self._disk(host, others), self._kept(shelf.catalog, host), need_bytes)
+            disk = await self._disk(shelf.catalog, host, others, whose)
+            answer = make_room(disk, self._kept(shelf.catalog, host, whose), need_bytes)
             if isinstance(answer, NoRoom):
-                raise self._full(answer)
+                raise self._full(answer, whose)
             for salt in answer.evict:
-                if any(one.exempt for one in self._kept(shelf.catalog, host) if one.salt == salt):
+                if any(one.exempt for one in self._kept(shelf.catalog, host, whose) if one.salt == salt):
                     break  # asked or pinned while another was deleted: decided anew
                 await self._evict(host, salt, need_bytes)
             else:
@@ -161,11 +187,20 @@ class DiskKeeper:
         self._telemetry.evicted_bytes.add(size_bytes, {HOST: host})
         log.info("evicted_from_disk", host=host, salt=salt[:12], size_bytes=size_bytes, for_bytes=need_bytes)
 
-    async def _disk(self, host: str, promised: Container[Salt]) -> Disk:
-        """The host's disk now, of the promises only these counted.
+    async def _disk(self, catalog: Catalog, host: str, promised: Container[Salt], whose: Owner | None) -> Disk:
+        """The host's disk now, of the promises only these counted; or as much of it as an owner may have.
 
         Raises StorageFull where it can't be looked at: nothing should be written to it either.
         """
+        if whose is not None:
+            return Disk(
+                used_bytes=sum(one.size_bytes for one in self._kept(catalog, host, whose)),
+                free_bytes=None,
+                budget_bytes=self._quota_bytes(whose),
+                promised_bytes=self.promised_bytes(
+                    host, {salt for salt in self._promised[host] if salt in promised and _is_of(catalog, salt, whose)}
+                ),
+            )
         server = self._hosts.get(host)
         try:
             free_bytes = await server.free_bytes() if server is not None else None
@@ -181,9 +216,11 @@ class DiskKeeper:
             promised_bytes=self.promised_bytes(host, promised),
         )
 
-    def _kept(self, catalog: Catalog, host: str) -> Iterator[Kept]:
-        """Everything on the host's disk. What no document can use goes first."""
+    def _kept(self, catalog: Catalog, host: str, whose: Owner | None) -> Iterator[Kept]:
+        """Everything on the host's disk, or an owner's. What no document can use goes first."""
         for salt, size_bytes in self._ledger.disk(host).salts.items():
+            if whose is not None and not _is_of(catalog, salt, whose):
+                continue
             document, version = catalog.of_salt(salt) or (None, None)
             if version is not None and not self._reading.reads(version):
                 document = version = None
@@ -201,8 +238,21 @@ class DiskKeeper:
             return Exempt.WRITING
         return Exempt.PINNED if document.pinned else None
 
-    def _full(self, answer: NoRoom) -> StorageFull:
+    def _full(self, answer: NoRoom, whose: Owner | None) -> StorageFull:
+        quota_bytes = self._quota_bytes(whose) if whose is not None else None
+        if quota_bytes is not None:
+            return QuotaExceeded(
+                f"The document has no room in the {quota_bytes / 2**20:,.0f} MiB that this tenant's documents may take on the disk: "
+                f"{answer}. Remove or unpin documents, or have the operator raise the tenant's `disk_gib`.",
+                limit=quota_bytes,
+            )
         return StorageFull(
             f"The disk tier has no room: {answer}. Remove or unpin documents, or raise `disk.budget_gib` "
             "(`disk.min_free_gib` keeps space free for others)."
         )
+
+
+def _is_of(catalog: Catalog, salt: Salt, owner: Owner) -> bool:
+    """Whether this is KV of a document of theirs."""
+    found = catalog.of_salt(salt)
+    return found is not None and found[0].owner == owner

@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from backends.base import Store
 from backends.settings import Model
+from backends.shared_counts import SharedCounts
 from gateway.app import Apps, create_apps
 from gateway.config import Config
 from gateway.parts import Parts
@@ -64,6 +65,7 @@ class Gateway:
         hosts: Sequence[FakeHost] = (),
         versions: Mapping[str, str] | None = None,
         now: Callable[[], float] = time.time,
+        shared_counts: SharedCounts | None = None,
         **changes: Any,
     ) -> None:
         """`store` and `host` of an earlier gateway: a restart. `versions`: the engine's. `changes`: of `config`.
@@ -82,6 +84,7 @@ class Gateway:
         self.telemetry = Telemetry(span_processor=SimpleSpanProcessor(self.spans))
         self.versions = versions or {"vllm": "0", "lmcache": "0"}
         self.now = now
+        self.shared_counts = shared_counts
         self.apps: Apps
         self.url = ""
         self.admin_url = ""
@@ -104,6 +107,7 @@ class Gateway:
             versions=self.versions,
             secret=SECRET,
             telemetry=self.telemetry,
+            shared_counts=self.shared_counts,
         )
         try:
             self.apps = create_apps(self.config, parts, now=self.now)

@@ -16,6 +16,7 @@ from observability.telemetry import Telemetry
 from router.catalog import Catalog
 from router.chunk_tier import ChunkKey
 from router.documents import Descriptor, Document, DocumentId, Owner, Salt, Version, VersionId, VersionState
+from router.limits import UNLIMITED, Limits
 from router.prompts import derive
 from router.residency import Ledger
 from tests.fakes.engine import CHUNK, CHUNK_BYTES, FakeHost, FakeKVServer
@@ -77,6 +78,7 @@ class Cellar:
         self.servers = {name: HeldServer(fake) for name, fake in self.fakes.items()}
         self.ledger = Ledger({"a1": "a", "b1": "b"})
         self.catalog = Catalog()
+        self.limits: dict[str, Limits] = {}
         self.telemetry = Telemetry()
         self.uses = Uses(MemoryStore(), now=lambda: 0.0)
         self.hosts = Hosts(list(self.servers.values()), self.ledger)
@@ -89,9 +91,10 @@ class Cellar:
             Disk(**{"budget_gib": 3 * SIZE / GIB, "low_watermark": 1.0, **disk}),
             self.telemetry,
             token_bytes=CHUNK_BYTES / CHUNK,
+            limits=lambda tenant: self.limits.get(tenant, UNLIMITED),
         )
 
-    def add(self, name: str, *, on: str = "", pinned: bool = False, incoming: bool = False) -> Version:
+    def add(self, name: str, *, on: str = "", pinned: bool = False, incoming: bool = False, owner: Owner = OWNER) -> Version:
         """A document, younger than those before it and whole on the disks of these hosts."""
         version = Version(
             id=VersionId(name),
@@ -104,7 +107,7 @@ class Cellar:
             created_at=len(self.catalog),
         )
         document = Document(
-            owner=OWNER,
+            owner=owner,
             id=DocumentId(name),
             descriptor=Descriptor(name),
             pinned=pinned,

@@ -15,6 +15,7 @@ from gateway.config import SECRET_VARIABLE, Config
 from gateway.sections import SecondLook
 from gateway.shelf import catalog_file
 from gateway.strict_yaml import ConfigError
+from gateway.tenants import limits_file
 
 MODEL = "model: {name: m, path: /models/m, context_tokens: 8192}\n"
 WORKERS = "engine:\n  workers:\n  - {name: w1, url: 'http://127.0.0.1:8101'}\n"
@@ -189,6 +190,7 @@ async def test_the_configurations_that_ship_are_good(name: str) -> None:
     loaded = config.load(folder / name)
     assert loaded.catalog is not None
     assert await catalog_file.load(loaded.catalog, Extractor(loaded.extraction))
+    assert loaded.tenants is None or limits_file.load(loaded.tenants).tenants
 
 
 def test_the_example_of_two_hosts_has_workers_on_both() -> None:
@@ -203,3 +205,13 @@ def test_a_second_look_is_off_until_it_is_named_and_asks_two_at_least(tmp_path: 
     assert look == SecondLook(candidates=2, time_limit_s=0.5, lead_below=0.0)
     [problem] = problems(tmp_path, f"{MINIMAL}routing: {{second_look: {{candidates: 1}}}}\n")
     assert problem.startswith("`routing.second_look.candidates`")
+
+
+def test_the_storage_of_limits_is_named_by_a_url_whose_password_comes_from_the_environment(tmp_path: Path) -> None:
+    assert config.limits_storage(load(tmp_path, MINIMAL), {}) is None
+    given = load(tmp_path, f"{MINIMAL}limits_storage: 'valkey://:${{PASSWORD}}@cache:6379/1'\n")
+    assert config.limits_storage(given, {"PASSWORD": "hidden"}) == "valkey://:hidden@cache:6379/1"
+    with pytest.raises(ConfigError, match="`limits_storage` names the environment variable PASSWORD"):
+        config.limits_storage(given, {})
+    [problem] = problems(tmp_path, f"{MINIMAL}limits_storage: 'http://cache'\n")
+    assert problem.startswith("`limits_storage`")

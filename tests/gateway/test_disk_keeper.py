@@ -172,10 +172,10 @@ async def test_a_disk_that_can_not_be_looked_at_has_no_room(cellar: Cellar) -> N
     with pytest.raises(StorageFull, match="the folder is gone"):
         await cellar.keeper.admit(cellar, version, "a")
     assert cellar.promised["a"] == 0
-    await cellar.keeper.check(cellar.catalog, version.prefix_tokens)  # the other host has room
+    await cellar.keeper.check(cellar.catalog, OWNER, version.prefix_tokens)  # the other host has room
     cellar.servers["b"].broken = OSError("the folder is gone")
     with pytest.raises(StorageFull, match="the folder is gone"):
-        await cellar.keeper.check(cellar.catalog, version.prefix_tokens)
+        await cellar.keeper.check(cellar.catalog, OWNER, version.prefix_tokens)
     await cellar.keeper.keep(cellar)
 
 
@@ -184,10 +184,10 @@ async def test_one_host_with_room_is_enough_to_take_a_document_in(cellar: Cellar
         cellar.add(name, on="ab", pinned=True)
     tokens = cellar.add("d", incoming=True).prefix_tokens
     with pytest.raises(StorageFull, match="pinned"):
-        await cellar.keeper.check(cellar.catalog, tokens)
+        await cellar.keeper.check(cellar.catalog, OWNER, tokens)
     cellar.fakes["b"].disk.pop("a")
     await cellar.hosts.scan()
-    await cellar.keeper.check(cellar.catalog, tokens)
+    await cellar.keeper.check(cellar.catalog, OWNER, tokens)
 
 
 async def test_what_stays_only_for_a_while_keeps_no_document_from_being_taken_in(cellar: Cellar) -> None:
@@ -198,12 +198,12 @@ async def test_what_stays_only_for_a_while_keeps_no_document_from_being_taken_in
     for host in "ab":
         cellar.write(read, host)
         await cellar.keeper.admit(cellar, promised, host)
-    await cellar.keeper.check(cellar.catalog, read.prefix_tokens)
+    await cellar.keeper.check(cellar.catalog, OWNER, read.prefix_tokens)
     with pytest.raises(StorageFull):
-        await cellar.keeper.check(cellar.catalog, 4 * read.prefix_tokens)
+        await cellar.keeper.check(cellar.catalog, OWNER, 4 * read.prefix_tokens)
     pin(cellar, "c")
     with pytest.raises(StorageFull, match="being read"):
-        await cellar.keeper.check(cellar.catalog, 3 * read.prefix_tokens)
+        await cellar.keeper.check(cellar.catalog, OWNER, 3 * read.prefix_tokens)
     cellar.ledger.release(asked)
 
 
@@ -216,7 +216,7 @@ async def test_what_another_engine_read_goes_first_though_its_document_is_pinned
         stale = replace(document.current, fingerprint="of another engine")
         cellar.catalog = cellar.catalog.with_document(replace(document, current=stale))
     new = cellar.add("d", incoming=True)
-    await cellar.keeper.check(cellar.catalog, new.prefix_tokens)
+    await cellar.keeper.check(cellar.catalog, OWNER, new.prefix_tokens)
     await cellar.keeper.admit(cellar, new, "a")
     assert cellar.on("a") == "bc"
 

@@ -122,6 +122,15 @@ def test_a_budget_is_not_judged_where_the_model_does_not_say_what_a_token_takes(
     assert check(good).exit_code == 0
 
 
+def test_what_is_wrong_with_the_limits_is_told(good: Path) -> None:
+    good.write_text(CONFIG + "tenants: tenants.yaml\nlimits_storage: 'redis://:${KVSHELF_NOT_SET}@cache'\n")
+    (good.parent / "tenants.yaml").write_text("defaults: {streams: none}\n")
+    result = check(good)
+    assert result.exit_code == 1
+    assert "`defaults.streams`" in result.stderr
+    assert "KVSHELF_NOT_SET" in result.stderr
+
+
 @pytest.mark.parametrize("encrypted", [True, False])
 def test_a_plain_disk_tier_is_warned_of_and_no_problem_of_its_own(good: Path, encrypted: bool) -> None:
     engine = f"  local: {{python: nowhere, disk_path: kv, encrypted: {str(encrypted).lower()}}}\n"

@@ -18,6 +18,7 @@ from gateway import config
 from gateway.__main__ import main
 from gateway.errors import Unauthorized
 from gateway.tenants.authenticator import Authenticator, Principal
+from router.limits import Rates
 
 CONFIG = """\
 data_path: data
@@ -72,6 +73,18 @@ def test_a_key_has_the_scopes_that_were_asked_for(config_path: Path) -> None:
     assert (made["tenant"], made["scopes"]) == ("tenant-a", ["ask", "share"])
     principal = recognised(config_path, made["key"])
     assert (principal.key_id, principal.scopes) == (made["id"], ("ask", "share"))
+
+
+def test_a_key_has_the_limits_that_were_asked_for(config_path: Path) -> None:
+    given = ("--requests-per-minute", "60", "--streams", "2", "--tokens-per-minute", "900", "--token-budget", "5000")
+    made = json.loads(keys("create", config_path, "tenant-a", *given, "--budget-period", "month", "--json").stdout)
+    limits = recognised(config_path, made["key"]).limits
+    assert limits == Rates(requests_per_minute=60, streams=2, tokens_per_minute=900, token_budget=5000, budget_period="month")
+    assert "requests-per-minute=60" in keys("list", config_path, COLUMNS="400").stdout
+    listed = json.loads(keys("list", config_path, "--json").stdout)
+    assert listed[0]["limits"]["token_budget"] == 5000
+    plain = json.loads(keys("create", config_path, "tenant-a", "--json").stdout)
+    assert recognised(config_path, plain["key"]).limits == Rates()
 
 
 def test_a_revoked_key_works_no_longer_and_is_still_listed(config_path: Path) -> None:
@@ -194,6 +207,8 @@ def test_the_list_is_a_table_that_shows_names_as_they_are(config_path: Path) -> 
         (("rotate", "nowhere", "--finish", "--keep", "5"), 2, "--finish"),
         (("revoke", "nowhere"), 1, "There is no key nowhere."),
         (("create",), 2, "TENANT"),
+        (("create", "tenant-a", "--streams", "-1"), 2, "--streams"),
+        (("create", "tenant-a", "--budget-period", "day"), 2, "--token-budget"),
     ],
 )
 def test_what_can_not_be_done_is_a_sentence_and_makes_no_key(

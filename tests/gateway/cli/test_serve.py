@@ -26,7 +26,8 @@ async def test_a_key_is_made_once_and_kept(store: MemoryStore, tmp_path: Path) -
     key = await demo_key(store, SECRET, path)
     assert path.read_text("utf-8") == key
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert (await Authenticator(store, SECRET).recognise(f"Bearer {key}")).tenant == "demo"
+    principal = await Authenticator(store, SECRET).recognise(f"Bearer {key}")
+    assert (principal.tenant, "admin" in principal.scopes) == ("demo", False)
     assert await demo_key(store, SECRET, path) == key
 
 

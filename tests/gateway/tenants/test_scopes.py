@@ -53,6 +53,7 @@ NEEDED = {
     ("operators", "POST", "/admin/keys/x/finish"): {"admin"},
     ("operators", "GET", "/admin/audit"): {"admin"},
     ("operators", "GET", "/admin/usage"): {"admin"},
+    ("operators", "GET", "/admin/tenants"): {"admin"},
     ("tenants", "GET", "/v1/usage"): {"read"},
 }
 """Any one of them opens the route. One that is not here fails the first test."""

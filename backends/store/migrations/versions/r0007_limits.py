@@ -1,6 +1,9 @@
-"""Stands in for a revision that is made elsewhere."""
+"""What a key may use."""
 
 from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
 
 revision = "0007"
 down_revision = "0006"
@@ -9,8 +12,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Nothing."""
+    op.add_column("api_keys", sa.Column("limits", sa.Text, nullable=False, server_default="{}"))
 
 
 def downgrade() -> None:
-    """Nothing."""
+    op.drop_column("api_keys", "limits")
