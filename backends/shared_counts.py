@@ -63,8 +63,11 @@ class Away(Exception):
 
 
 class SharedCounts:
-    def __init__(self, url: str) -> None:
-        """`url`: redis://, rediss://, valkey:// or valkeys://, one server. Raises KvshelfError where the client is not installed."""
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        """`url`: redis://, rediss://, valkey:// or valkeys://, one server, which is away if it takes longer than `timeout_s`.
+
+        Raises KvshelfError where the client is not installed.
+        """
         try:
             from limits.aio.storage.redis import RedisStorage
             from limits.errors import StorageError
@@ -75,7 +78,7 @@ class SharedCounts:
                 "`limits_storage` needs the client of Valkey and Redis; install it with: pip install 'kvshelf[shared]'"
             ) from error
         pool: Any = BlockingConnectionPool.from_url(
-            url, max_connections=CONNECTIONS, timeout=TIMEOUT_S, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
+            url, max_connections=CONNECTIONS, timeout=timeout_s, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
         )
         # One client speaks to both kinds of server.
         self._storage = RedisStorage(

@@ -32,7 +32,7 @@ async def two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[t
         async with AsyncExitStack() as cleanup:
             made = []
             for _ in range(2):
-                made.append(SharedCounts(url))
+                made.append(SharedCounts(url, timeout_s=20))
                 cleanup.push_async_callback(made[-1].close)
                 await made[-1].open()
             yield made[0], made[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from backends.extraction.extractor import Extractor
+from backends.settings import Extraction
 from gateway import config, strict_yaml
 from gateway.config import Config
 from gateway.shelf import catalog_file
@@ -132,7 +135,7 @@ def test_a_catalog_of_any_content_is_one_or_problems(tmp_path_factory: pytest.Te
     path = tmp_path_factory.getbasetemp() / "catalog.yaml"
     path.write_text(yaml.dump({"documents": content}, allow_unicode=True), "utf-8", "surrogatepass")
     with suppress(ConfigError):
-        catalog_file.load(path)
+        asyncio.run(catalog_file.load(path, Extractor(Extraction())))
 
 
 def test_what_is_left_of_the_loader_makes_nothing_but_plain_values() -> None:

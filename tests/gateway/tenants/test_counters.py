@@ -3,77 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from backends.shared_counts import Away
 from gateway.tenants import counters
 from gateway.tenants.authenticator import Principal
 from gateway.tenants.counters import Counters
 from gateway.tenants.limiter import Limiter
 from gateway.tenants.limits_file import TenantLimits
 from observability.telemetry import Telemetry
-from router.counts import Counts, Taken
 from router.documents import TenantId
 from router.limits import Charge, Rates, minute
 from router.viewers import Viewer
 from tests.fakes.gateway import eventually
+from tests.fakes.shared_counts import Shared
 from tests.fakes.store import MemoryStore
 
 NOW = 1_700_000_040.0
 RATES = Rates(requests_per_minute=100, streams=1, tokens_per_minute=1000, token_budget=1000)
 PRINCIPAL = Principal(Viewer(TenantId("tenant-a")), "k1", (), "", RATES)
-
-
-class Shared:
-    """As `SharedCounts`, in this process: away while it is told so, slow while it is `held`."""
-
-    def __init__(self) -> None:
-        self.counts = Counts()
-        self.leases: set[str] = set()
-        self.taken = 0
-        self.away = False
-        self.may = asyncio.Event()
-        self.may.set()
-        self.asked = asyncio.Event()
-
-    async def open(self) -> None:
-        await self._turn()
-
-    async def take(self, charges: Sequence[Charge], now: float) -> Taken:
-        await self._turn()
-        self.taken += 1
-        return self.counts.take(charges, now)
-
-    async def give(self, charges: Sequence[Charge], now: float) -> None:
-        await self._turn()
-        self.counts.give(charges)
-
-    async def lease(self, accounts: Any, lease: str, now: float) -> int | None:
-        await self._turn()
-        if len(self.leases) >= accounts[0][1]:
-            return 0
-        self.leases.add(lease)
-        return None
-
-    async def renew(self, accounts: Any, lease: str, now: float) -> None:
-        await self._turn()
-        self.leases.add(lease)
-
-    async def release(self, accounts: Any, lease: str) -> None:
-        await self._turn()
-        self.leases.discard(lease)
-
-    async def _turn(self) -> None:
-        self.asked.set()
-        await self.may.wait()
-        if self.away:
-            raise Away("no route to host")
-
-    def used(self, account: str) -> int:
-        return self.counts.used(account, minute(NOW)).current
 
 
 @pytest.fixture
@@ -85,6 +34,10 @@ async def store() -> MemoryStore:
 
 def limiter(store: MemoryStore, shared: Any = None) -> Limiter:
     return Limiter(TenantLimits(None), Counters(store, shared, now=lambda: NOW), Telemetry())
+
+
+def used(shared: Shared, account: str) -> int:
+    return shared.counts.used(account, minute(NOW)).current
 
 
 async def spent(store: MemoryStore) -> int:
@@ -150,7 +103,7 @@ async def test_who_leaves_while_the_storage_is_asked_has_taken_nothing(store: Me
     admitting.cancel()
     await asyncio.gather(admitting, return_exceptions=True)
     shared.may.set()
-    await eventually(lambda: shared.taken == 1 and shared.used("requests/key/k1") == 0)
+    await eventually(lambda: shared.taken == 1 and used(shared, "requests/key/k1") == 0)
 
 
 async def test_what_could_not_be_given_back_is_once_the_storage_is_there_again(
@@ -164,16 +117,16 @@ async def test_what_could_not_be_given_back_is_once_the_storage_is_there_again(
     assert admission is not None
     async with admission.question():
         hold = await admission.reserve(50, 50)
-        assert shared.used("tokens/key/k1") == 100
+        assert used(shared, "tokens/key/k1") == 100
         assert len(shared.leases) == 1
         shared.away = True
         assert hold is not None
         hold.settle(30)
         await eventually(lambda: gate.counters.problem is not None)
-        assert shared.used("tokens/key/k1") == 100
+        assert used(shared, "tokens/key/k1") == 100
         shared.leases.clear()  # as where the storage was restarted
         shared.away = False
-        await eventually(lambda: (shared.used("tokens/key/k1"), len(shared.leases)) == (30, 1))
+        await eventually(lambda: (used(shared, "tokens/key/k1"), len(shared.leases)) == (30, 1))
         assert gate.counters.problem is None
     await gate.counters.close()
     assert shared.leases == set()
