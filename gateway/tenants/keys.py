@@ -38,8 +38,10 @@ def new_key(
     server_secret: bytes, tenant: TenantId, *, name: str, scopes: tuple[str, ...], now: float, **more: Any
 ) -> tuple[str, ApiKey]:
     """(the key, to be shown once; the record to store). `more`: fields of the record."""
-    fields = {"public_id": secrets.token_hex(8), "tenant": tenant, "name": name, "scopes": scopes, "created_at": now}
-    return renewed(server_secret, ApiKey(secret_hash="", **fields, **more))  # nosec B106 - none yet: `renewed` gives it one
+    record = ApiKey(  # nosec B106 - no secret yet: `renewed` gives it one
+        public_id=secrets.token_hex(8), tenant=tenant, name=name, secret_hash="", scopes=scopes, created_at=now, **more
+    )
+    return renewed(server_secret, record)
 
 
 def renewed(server_secret: bytes, record: ApiKey) -> tuple[str, ApiKey]:
