@@ -75,4 +75,32 @@ GUARDS = (
         "None",
         ("tests/backends/lmcache/test_sealed.py",),
     ),
+    Guard(
+        "what is seen is one's own and what is shared",
+        "router/catalog.py",
+        "if d.owner == own or (d.owner == SHARED and (own, d.id) not in self._documents)]",
+        "]",
+        ("tests/router/test_documents.py", "tests/gateway/test_tenants.py"),
+    ),
+    Guard(
+        "what is asked by its name is one's own or what is shared",
+        "router/catalog.py",
+        "self.get(Owner(viewer.tenant), DocumentId(document_id)) or self.get(SHARED, DocumentId(document_id))",
+        "next((d for d in self if d.id == document_id), None)",
+        ("tests/router/test_documents.py", "tests/gateway/test_tenants.py"),
+    ),
+    Guard(
+        "a volume is asked through its document alone",
+        "router/catalog.py",
+        "found.part is not None or ",
+        "",
+        ("tests/router/test_documents.py",),
+    ),
+    Guard(
+        "a fitted routing is its tenant's",
+        "gateway/shelf/matchings.py",
+        'return f"routing:{tenant}"',
+        'return "routing:all"',
+        ("tests/gateway/test_matchings.py",),
+    ),
 )
