@@ -12,7 +12,7 @@ from tests.engine.conftest import RealGateway
 from tests.engine.walls import Two, asked, cold, compared, computed, hit, prefix_of, shown, version_of
 
 SAMPLES = 250
-FEWER = 40
+FEWER = 20
 """Where each takes a reading."""
 CHANCE = 1e-3
 """Less likely than this, and the two differ."""
