@@ -21,7 +21,7 @@ from tests.fakes.gateway import Gateway
 
 NAMES = ("lease", "expenses", "contract", "shared")
 EXAMPLES = settings(
-    derandomize=True, max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
+    derandomize=True, max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=False
 )
 
 

@@ -79,7 +79,7 @@ async def test_a_key_that_may_not_add_documents_has_no_file_read(gateway: Gatewa
     """Refused before the body is looked at: an encrypted one would be a 422."""
     key = await gateway.new_key("tenant-a", ("ask",))
     await post(gateway, pdfs.encrypted(), "application/pdf", 403, key=key)
-    key = await gateway.new_key("tenant-a", ("ask", "documents"))
+    key = await gateway.new_key("tenant-a", ("ask", "write"))
     await post(gateway, pdfs.encrypted(), "application/pdf", 403, key=key, shared="true")
 
 
