@@ -27,13 +27,14 @@ GIVES = "gives"
 PUBLIC = "exclude_from_auth"
 EVENTS = "text/event-stream"
 CSV = "text/csv"
+TEXTS = ("text/plain", "text/markdown", "text/html")
 EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}, "required": ["data"]}
 SCHEMAS = "#/components/schemas/"
 KEY = {"type": "http", "scheme": "bearer", "description": "A tenant's key: `kvshelf keys create` makes one."}
 
 
 class Takes(msgspec.Struct, frozen=True):
-    """A JSON body of this type. `text`: or the text itself; `optional`: or none."""
+    """A JSON body of this type. `text`: or the text itself, as a file; `optional`: or none."""
 
     type: Any
     text: bool = False
@@ -129,7 +130,8 @@ class _Parts:
     def body(self, takes: Takes) -> dict[str, Any]:
         content: dict[str, Any] = {JSON: {"schema": self._of[takes.type]}}
         if takes.text:
-            content |= {kind: {"schema": {"type": "string"}} for kind in ("text/plain", "text/markdown")}
+            content |= {kind: {"schema": {"type": "string"}} for kind in TEXTS}
+            content["application/pdf"] = {"schema": {"type": "string", "format": "binary"}}
         return {"content": content, "required": not takes.optional}
 
     def answer(self, status: int, kind: Any) -> dict[str, Any]:

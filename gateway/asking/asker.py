@@ -149,8 +149,10 @@ class Asker:
     @asynccontextmanager
     async def _charged(self, laid_out: LaidOut, course: Course) -> AsyncIterator[AsyncIterator[Delta]]:
         """As `_deltas`, with the tokens reserved before and settled after. Raises LimitReached where they have no room."""
-        expected = len(laid_out.suffix) + (0 if self._is_held(laid_out) else laid_out.version.prefix_tokens)
-        hold = await course.admission.reserve(expected, laid_out.max_tokens) if course.admission is not None else None
+        hold = None
+        if course.admission is not None:
+            expected = len(laid_out.suffix) + (0 if self._is_held(laid_out) else laid_out.version.prefix_tokens)
+            hold = await course.admission.reserve(expected, laid_out.max_tokens)
         try:
             async with self._deltas(laid_out, course) as deltas:
                 yield deltas

@@ -59,8 +59,8 @@ class ColdQuestions:
         return version.id in self._reading
 
     async def over(self, version: Version) -> None:
-        """Return when the turn that a question has now is over; who waits so takes none."""
-        if (over := self._reading.get(version.id)) is not None:
+        """Return once no question has the version's turn; who waits so takes none. Whoever goes on at once may have the next."""
+        while (over := self._reading.get(version.id)) is not None:
             await over.wait()
 
     async def keeps(self, shelf: HasCatalog, version: Version, host: str | None) -> bool:

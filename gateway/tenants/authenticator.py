@@ -17,6 +17,7 @@ import structlog
 from backends.base import Store
 from backends.records import ApiKey
 from gateway.errors import Forbidden, Unauthorized
+from gateway.saving import regularly
 from gateway.tenants import keys
 from router.documents import TenantId
 from router.errors import StoreUnavailable
@@ -117,12 +118,7 @@ class Authenticator:
 
     async def run(self) -> None:
         """Write now and then when keys were used last, and at the end."""
-        try:
-            while True:
-                await asyncio.sleep(USED_EVERY_S)
-                await self.save()
-        finally:
-            await self.save()
+        await regularly(self.save, USED_EVERY_S)
 
     async def save(self) -> None:
         used, self._used = self._used, {}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from backends.base import Store
+from gateway.saving import regularly
 from router.errors import StoreUnavailable
 from router.usage import Used
 
@@ -62,12 +63,7 @@ class UsageBooks:
 
     async def run(self) -> None:
         """Save every few seconds, and at the end."""
-        try:
-            while True:
-                await asyncio.sleep(SAVE_EVERY_S)
-                await self.save()
-        finally:
-            await self.save()
+        await regularly(self.save, SAVE_EVERY_S)
 
     async def _save(self) -> None:
         async with self._saving:

@@ -5,13 +5,13 @@ For people alone: it tells what the cache saved (`router/usage.py`). What is dec
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 import msgspec
 import structlog
 
 from backends.base import Store
+from gateway.saving import regularly
 from router.errors import StoreUnavailable
 
 log = structlog.get_logger("speeds")
@@ -67,17 +67,15 @@ class Speeds:
     async def save(self) -> None:
         if not self._unsaved:
             return
+        self._unsaved, saved = False, False  # what is measured meanwhile is not in it
         try:
             await self._store.put_state(STATE, msgspec.msgpack.encode(self._speeds), self._now())
-            self._unsaved = False
+            saved = True
         except StoreUnavailable as error:
             log.warning("speeds_not_saved", error=str(error))
+        finally:
+            self._unsaved = self._unsaved or not saved
 
     async def run(self) -> None:
         """Save now and then, and at the end."""
-        try:
-            while True:
-                await asyncio.sleep(SAVE_EVERY_S)
-                await self.save()
-        finally:
-            await self.save()
+        await regularly(self.save, SAVE_EVERY_S)

@@ -5,7 +5,6 @@ What goes first where space is short is decided by the first; the rest is for pe
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -13,6 +12,7 @@ import structlog
 from msgspec.structs import replace
 
 from backends.base import Store
+from gateway.saving import regularly
 from router.documents import DocumentId, Key, Owner
 from router.errors import StoreUnavailable
 from router.tokens import TokenSplit
@@ -87,12 +87,7 @@ class Uses:
 
     async def run(self) -> None:
         """Save now and then, and at the end."""
-        try:
-            while True:
-                await asyncio.sleep(SAVE_EVERY_S)
-                await self.save()
-        finally:
-            await self.save()
+        await regularly(self.save, SAVE_EVERY_S)
 
     def _put(self, key: Key, use: Use) -> None:
         self._uses[key] = use

@@ -37,6 +37,7 @@ class Limited(Gateway):
     def __init__(self, folder: Path, limits: dict[str, Any] | None = None, **more: Any) -> None:
         self.limits_path = folder / "tenants.yaml"
         self.clock = Clock()
+        self.operators_key = ""
         self.declare(limits or {})
         super().__init__(folder, **{"now": self.clock, "tenants": self.limits_path, **more})
 
@@ -65,7 +66,9 @@ class Limited(Gateway):
 
     async def used(self, tenant: str = "tenant-a") -> dict[str, Any]:
         """What operators see of it."""
-        headers = {"authorization": f"Bearer {await self.new_key('operators', ('admin',))}"}
+        if not self.operators_key:
+            self.operators_key = await self.new_key("operators", ("admin",))
+        headers = {"authorization": f"Bearer {self.operators_key}"}
         async with self.session.get(f"{self.admin_url}/admin/tenants", headers=headers) as response:
             assert response.status == 200, await response.text()
             found = {one["id"]: one for one in (await response.json())["data"]}

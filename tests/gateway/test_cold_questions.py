@@ -196,3 +196,24 @@ async def test_where_there_is_no_room_nothing_is_promised(cellar: Cellar) -> Non
         cellar.add(name, on="a", pinned=True)
     assert not await cold.keeps(cellar, cellar.add("d"), "a")
     assert cellar.promised["a"] == 0
+
+
+async def test_of_those_that_wait_one_has_the_next_turn_and_the_others_go_on_waiting(cellar: Cellar) -> None:
+    """Else each would go to a worker's slot and back again whenever one is answered."""
+    cold, version = ColdQuestions(cellar.hosts, cellar.keeper), cellar.add("a")
+    passed: list[int] = []
+    ends = [asyncio.Event() for _ in range(3)]
+
+    async def ask(number: int) -> None:
+        await cold.over(version)
+        passed.append(number)
+        async with cold.turn(version):
+            await ends[number].wait()
+
+    asking = [asyncio.create_task(ask(number)) for number in range(3)]
+    for number in range(3):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert passed == list(range(number + 1))
+        ends[number].set()
+    await asyncio.gather(*asking)

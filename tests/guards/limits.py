@@ -69,7 +69,7 @@ GUARDS = (
     Guard(
         "tokens are reserved before a question is sent",
         "gateway/asking/asker.py",
-        "await course.admission.reserve(expected, laid_out.max_tokens) if course.admission is not None else None",
+        "hold = await course.admission.reserve(expected, laid_out.max_tokens)",
         "None",
         (f"{LIMITS}::test_a_question_beyond_the_tokens_takes_nothing",),
     ),

@@ -202,7 +202,6 @@ def test_the_prefix_tells_the_model_that_the_document_is_material() -> None:
     assert prompts.prefix_of(layout, tokenizer, "Words.").ids[: len(told) - 1].tolist() == told[:-1]
 
 
-@pytest.mark.skipif(not SMOLLM2.is_dir(), reason="the demo's model is not set up (make setup)")
 def test_the_demos_own_tokenizer_reads_its_control_tokens_in_documents_as_words() -> None:
     tokenizer = load(SMOLLM2)
     layout = prompts.derive(tokenizer, 256)

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import NamedTuple
-
 import pytest
 
 from gateway.edge.limits import HEAD_BYTES, HEADERS, PIPELINED, URL_BYTES, Limits
-from tests.fakes.gateway import serving
-from tests.gateway.edge.wire import exchange, small_app, wire
+from tests.gateway.edge.conftest import Small
+from tests.gateway.edge.wire import exchange, wire
 
 MAX_BODY = 2**18
 LIMITS = Limits(header_timeout_s=2, body_timeout_s=0.5, idle_s=0.3, max_body_bytes=MAX_BODY)
 HIDDEN = b"GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
-
-
-class Small(NamedTuple):
-    url: str
-    seen: list[str]
-
-
-@pytest.fixture
-async def small() -> AsyncIterator[Small]:
-    app, seen = small_app(LIMITS)
-    async with serving(app) as url:
-        yield Small(url, seen)
 
 
 def post(headers: bytes, body: bytes, *, path: bytes = b"/echo", host: bytes = b"host: x\r\n") -> bytes:

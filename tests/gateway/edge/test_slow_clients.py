@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import structlog
@@ -22,23 +22,12 @@ from gateway.edge.connection import Connection
 from gateway.edge.limits import Limits
 from gateway.server import LIMITS as LIMITS_AT
 from tests.fakes.gateway import Gateway, eventually, serving
+from tests.gateway.edge.conftest import Small
 from tests.gateway.edge.wire import LARGE, exchange, small_app, wire
 
 LIMITS = Limits(header_timeout_s=0.2, body_timeout_s=0.4, send_stall_s=0.3, idle_s=0.2, max_body_bytes=2**20, max_connections=4)
 HEAD = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n"
 GET = b"GET /scope HTTP/1.1\r\nhost: x\r\n\r\n"
-
-
-class Small(NamedTuple):
-    url: str
-    seen: list[str]
-
-
-@pytest.fixture
-async def small() -> AsyncIterator[Small]:
-    app, seen = small_app(LIMITS)
-    async with serving(app) as url:
-        yield Small(url, seen)
 
 
 @pytest.fixture
