@@ -24,9 +24,6 @@ from gateway.tenants.keys import USUAL_SCOPES
 from router.limits import Rates
 from router.retention import MAX_TTL_S
 
-NO_STORE = {"cache-control": "no-store"}
-"""A key is shown once: nothing on its way may keep it."""
-
 
 class KeyLimits(Rates, frozen=True, forbid_unknown_fields=True):
     """As in tenants.yaml; a key has no limits of documents and disk."""
@@ -88,12 +85,12 @@ class KeysController(Controller):
 
     @post(opt={TAKES: Takes(KeyRequest)})
     async def create_key(self, keyring: NamedDependency[Keyring], request: Request[Any, Principal, Any]) -> Response[NewKeyView]:
-        """Make a key. It is in this answer and nowhere else."""
+        """Make a key. It is in this answer and nowhere else: `cache-control: no-store` (`gateway/edge/door.py`)."""
         new = decode(await request.body(), KeyRequest)
         fields = {name: value for name, value in msgspec.structs.asdict(new).items() if name != "expire_at"}
         asked = NewKey(expires_at=_seconds(new.expire_at), **fields)
         key, record = await keyring.create(actor_of(request), asked)
-        return Response(new_view(key, record, keyring.now()), status_code=201, headers=NO_STORE)
+        return Response(new_view(key, record, keyring.now()), status_code=201)
 
     @patch("/{key_id:str}", opt={TAKES: Takes(KeyPatch)})
     async def change_key(
@@ -113,7 +110,7 @@ class KeysController(Controller):
         """Give it a new secret, which is in this answer and nowhere else. The old one is good for another `keep_s` seconds."""
         asked = decode(await request.body() or b"{}", Rotation)
         key, record = await keyring.rotate(actor_of(request), key_id, keep_s=asked.keep_s)
-        return Response(new_view(key, record, keyring.now()), headers=NO_STORE)
+        return Response(new_view(key, record, keyring.now()))
 
     @post("/{key_id:str}/finish", status_code=200)
     async def finish_rotation(
