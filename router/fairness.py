@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable
 
 from router.documents import TenantId
@@ -29,6 +30,11 @@ LEAST = 1.0
 """The service of any question: the last token of a prompt is always computed. Nobody goes on and on for nothing."""
 
 MOST_RETRY_S = 60
+
+LATELY_S = 60.0
+"""Who asked within this time is taken for somebody who asks again."""
+STARTING_SHARE = 8
+"""One in so many of the slots may be taken by one tenant's questions without a first token; one slot always may."""
 
 
 def service(*, computed: int, generated: int) -> float:
@@ -99,13 +105,14 @@ class Turns:
             raise KeyError(number)
         self._remove(tenant, place)
 
-    def next(self, among: Callable[[TenantId], bool] = anybody) -> int | None:
+    def next(self, among: Callable[[TenantId], bool] = anybody, *, ready: Callable[[TenantId], bool] = anybody) -> int | None:
         """The question that goes now, which waits no more; None where nobody waits, or nobody may go yet.
 
-        `among`: whose turn it can be. Nobody goes before a tenant that was given less.
+        `among`: whose turn it can be. Nobody goes before a tenant that was given less, unless that one isn't `ready`.
         """
-        least = self._least()
-        may = [tenant for tenant in self._lines if self.counter(tenant) <= least and among(tenant)]
+        there = [tenant for tenant in self._lines if ready(tenant)]
+        least = min(map(self.counter, there), default=0.0)
+        may = [tenant for tenant in there if self.counter(tenant) <= least and among(tenant)]
         return self._remove(min(may, key=lambda tenant: self._lines[tenant][0]), 0) if may else None
 
     def open(self, tenant: TenantId, weight: float) -> Bill:
@@ -136,3 +143,43 @@ class Turns:
         if not self._lines[tenant]:
             del self._lines[tenant]
         return number
+
+
+class Starts:
+    """How many of a tenant's questions may be on their way to a first token at once.
+
+    The engine computes together the prompts that come together: eight of one tenant's make a step so long that whoever asks then
+    waits for all eight. So while others ask as well, they start one after the other. Who asks alone is not held back.
+    """
+
+    def __init__(self) -> None:
+        self._asked_at: dict[TenantId, float] = {}
+        """Of those who asked lately; who asked last is last."""
+        self._starting: Counter[TenantId] = Counter()
+
+    def __repr__(self) -> str:
+        return f"<Starts {dict(self._starting)}, {len(self._asked_at)} asked lately>"
+
+    def __len__(self) -> int:
+        return self._starting.total()
+
+    def asked(self, tenant: TenantId, now: float) -> None:
+        self._asked_at.pop(tenant, None)
+        self._asked_at[tenant] = now
+        while now - self._asked_at[first := next(iter(self._asked_at))] > LATELY_S:
+            del self._asked_at[first]
+
+    def begin(self, tenant: TenantId) -> None:
+        self._starting[tenant] += 1
+
+    def end(self, tenant: TenantId) -> None:
+        """One has its first token, won't get any, or takes long."""
+        self._starting[tenant] -= 1
+        if not self._starting[tenant]:
+            del self._starting[tenant]
+
+    def may(self, tenant: TenantId, slots: int, now: float) -> bool:
+        """Whether one more may start, on workers that answer `slots` at a time."""
+        other = next((one for one in reversed(self._asked_at) if one != tenant), None)
+        alone = other is None or now - self._asked_at[other] > LATELY_S
+        return alone or self._starting[tenant] < max(slots // STARTING_SHARE, 1)

@@ -145,6 +145,9 @@ def worker(settings: LocalEngine, model: Model, number: int, *, cores: Sequence[
             "lmcache.mp.port": settings.lmcache_port,
             "lmcache.mp.mq_timeout": MQ_TIMEOUT_S,
             "lmcache.mp.heartbeat_interval": HEARTBEAT_S,
+            # Else what LMCache has is asked for in one step and known in the next: beside eight other answers a step takes 60 ms, and
+            # the scheduler's waiting for the reply 1 ms.
+            "lmcache.mp.nonblocking_lookup_status": False,
         },
     }
     argv = (

@@ -22,7 +22,8 @@ from backends.base import Delta, Worker
 from gateway.asking.cold import ColdQuestions
 from gateway.asking.course import Chosen, Course
 from gateway.asking.question import LaidOut, Question
-from gateway.asking.queue import Queue, Ticket
+from gateway.asking.queue import Queue
+from gateway.asking.ticket import Ticket
 from gateway.pool import WorkerPool
 from gateway.shelf.documents import Shelf
 from gateway.shelf.prefixes import PrefixCache, PreparedPrefix

@@ -4,31 +4,30 @@ A worker is sent only so many questions at a time as it computes at once: what w
 which it came, and a tenant who sends fifty would have all others wait behind them. The course of one question:
 
 1. While a worker has room it goes at once. Else it waits, or is refused where too many do already.
-2. When a slot is free, somebody goes: no slot stays empty while anybody waits. Its worker is chosen then, not before.
+2. When a slot is free, somebody goes: no slot stays empty for long while anybody waits. Its worker is chosen then, not before.
    A few slots beyond (`SPARE`) are for tenants that have nothing under way: such a question need not wait for another's end.
+   While several tenants ask, one that sends many at once starts them one after the other (`Starts`).
 3. Its tenant's counter is charged with what it is believed to take, with each token as it comes, and in the end with what it took.
 4. Whatever ends it, a client that leaves as well, its place is free at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable
 
-from backends.base import Usage, Worker
+from backends.base import Worker
 from backends.settings import SPARE
+from gateway.asking.ticket import Ticket
 from gateway.pool import ANY, WorkerPool
 from gateway.sections import Queue as Limits
 from observability.telemetry import OUTCOME, Telemetry
 from router.documents import TenantId, Version
 from router.errors import EngineUnavailable, KvshelfError, QueueFull, ShareFull, WaitedTooLong
-from router.fairness import OUTPUT_WEIGHT, Bill, Turns, retry_after_s, service
+from router.fairness import Bill, Starts, Turns, retry_after_s, service
 
 MEMORY = 0.1
 """What the newest question counts in the mean of how long they take."""
@@ -48,6 +47,7 @@ class Queue:
         """`weight_of`: a tenant of twice the weight is given twice as much. Takes the pool's `on_change`."""
         self._pool = pool
         self._turns = turns
+        self._starts = Starts()
         self._telemetry = telemetry
         self._max_waiting = limits.max_waiting * max(len(pool), 1)
         self._max_of_one = max(math.floor(self._max_waiting * limits.max_share), 1)
@@ -79,6 +79,7 @@ class Queue:
         if not self._pool.healthy:
             self._pool.pick(ticket.version)  # says why
         is_new = not ticket.waits
+        self._starts.asked(ticket.tenant, self.clock())
         self.count(ticket)
         self._line[ticket.number] = ticket
         self._turns.join(ticket.tenant, ticket.number)
@@ -91,7 +92,8 @@ class Queue:
     def serve(self) -> None:
         """Whoever is next goes, as long as a worker has room. Where none is left at all, nobody waits for it."""
         while self._line and self._pool.has_room():
-            self._seat(self._turns.next(), beyond=0)
+            if not self._seat(self._turns.next(ready=self._may_start), beyond=0):
+                break
         while self._line and self._pool.has_room(beyond=SPARE):
             if not self._seat(self._turns.next(lambda tenant: tenant not in self._under_way), beyond=SPARE):
                 break
@@ -113,10 +115,17 @@ class Queue:
         self._pool.take(worker)
         self.discount(ticket)
         self._under_way[ticket.tenant] += 1
+        self._starts.begin(ticket.tenant)
         bill = self._turns.open(ticket.tenant, self._weight_of(ticket.tenant))
         self._turns.charge(bill, service(computed=ticket.computed(worker), generated=0))
         ticket.begin(worker, bill)
         return True
+
+    def started(self, tenant: TenantId) -> None:
+        """One of theirs has its first token, takes too long to it, or gave its slot back without."""
+        self._starts.end(tenant)
+        if self._line:
+            self.serve()
 
     def drop(self, ticket: Ticket) -> None:
         """Out of the line, if it stands there."""
@@ -168,6 +177,9 @@ class Queue:
     def observe(self, waited_s: float, outcome: str) -> None:
         self._telemetry.queue_wait.record(waited_s, {OUTCOME: outcome})
 
+    def _may_start(self, tenant: TenantId) -> bool:
+        return self._starts.may(tenant, self._pool.slots, self.clock())
+
     def _press(self) -> None:
         """Have readings let those pass that wait in line."""
         if bool(self._line) != self._presses:
@@ -186,99 +198,6 @@ class Queue:
 
     def _retry_after_s(self) -> int:
         return retry_after_s(len(self), self._pool.slots, self._service_s)
-
-
-class Ticket:
-    """One question's place: first in the queue, then on a worker. A context, which gives back whatever it has."""
-
-    def __init__(self, queue: Queue, tenant: TenantId, number: int) -> None:
-        self._queue = queue
-        self.tenant = tenant
-        self.number = number
-        self.version: Version
-        self.computed: Callable[[Worker], int]
-        self.waits = False
-        """Whether it counts as waiting."""
-        self.waited_s = 0.0
-        self._worker: Worker | None = None
-        self._bill: Bill | None = None
-        self._began_at = 0.0
-        self._turn: asyncio.Future[Worker] | None = None
-        self._outcome = "left"
-        """Of the waiting: `served`, `late`, `failed` where no worker was left, else `left`."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._queue.drop(self)
-        if self._worker is not None:
-            self._queue.free(self.tenant, self._worker, self._queue.clock() - self._began_at)
-            self._worker = None
-
-    async def turn(self, version: Version, computed: Callable[[Worker], int]) -> Worker:
-        """The worker that answers, once it is the question's turn. `computed`: how many of its tokens a worker would compute, as is
-        believed. Raises ShareFull, QueueFull or WaitedTooLong, and EngineUnavailable where there is no worker to wait for."""
-        self.version, self.computed = version, computed
-        self._queue.line_up(self)
-        return self._worker if self._worker is not None else await self._wait()
-
-    async def aside(self, until: Awaitable[None]) -> None:
-        """Let others have the slot `until` something that the question itself has to wait for; then it needs another `turn`.
-
-        It counts as waiting all the while, but not against the time that it may wait: there is no slot that it waits for.
-        """
-        if self._bill is not None:
-            self._queue.settle(self._bill, 0.0)
-        self._queue.count(self)
-        if (worker := self._worker) is not None:
-            self._worker = self._bill = None
-            self._queue.free(self.tenant, worker)
-        await until
-
-    def again(self, failed: Worker, avoid: frozenset[str]) -> Worker:
-        """Another worker at once, in the place of the one that failed: it had its turn. Raises EngineUnavailable."""
-        self._worker = self._queue.move(failed, self.version, avoid)
-        return self._worker
-
-    def generated(self) -> None:
-        """A token more of the answer has come."""
-        if self._bill is not None:
-            self._queue.charge(self._bill, OUTPUT_WEIGHT)
-
-    def settle(self, usage: Usage) -> None:
-        """It is known what the question took. Of one that is broken off it is not: it took what it was charged."""
-        if self._bill is not None:
-            computed = usage.prompt_tokens - usage.cached_tokens
-            self._queue.settle(self._bill, service(computed=computed, generated=usage.completion_tokens))
-
-    def begin(self, worker: Worker, bill: Bill) -> None:
-        """Called when its turn has come."""
-        self._worker, self._bill, self._began_at = worker, bill, self._queue.clock()
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_result(worker)
-
-    def refuse(self, error: KvshelfError, outcome: str) -> None:
-        """Called when it shall wait no more."""
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_exception(error)
-            self._outcome = outcome
-
-    async def _wait(self) -> Worker:
-        loop = asyncio.get_running_loop()
-        self._turn, self._outcome = loop.create_future(), "left"
-        started = self._queue.clock()
-        timer = loop.call_later(self._queue.max_wait_s - self.waited_s, lambda: self._queue.late(self, self._queue.max_wait_s))
-        try:
-            worker = await self._turn
-            self._outcome = "served"
-        finally:
-            timer.cancel()
-            self._turn = None
-            waited_s = self._queue.clock() - started
-            self.waited_s += waited_s
-            self._queue.observe(waited_s, self._outcome)
-        return worker
 
 
 def _less(counts: Counter[TenantId], tenant: TenantId) -> None:

@@ -54,7 +54,7 @@ class Figures:
 class FirstCome(Turns):
     """Whoever came first goes first, whosever question it is, and nobody has slots of their own."""
 
-    def next(self, among: Callable[[TenantId], bool] = anybody) -> int | None:
+    def next(self, among: Callable[[TenantId], bool] = anybody, *, ready: Callable[[TenantId], bool] = anybody) -> int | None:
         if not len(self) or among is not anybody:
             return None
         return self._remove(min(self._lines, key=lambda tenant: self._lines[tenant][0]), 0)

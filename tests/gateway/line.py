@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.asking.queue import Queue
+from gateway.asking.ticket import Ticket
 from gateway.pool import WorkerPool
 from gateway.sections import Queue as Limits
 from observability.telemetry import Telemetry
@@ -34,17 +35,21 @@ class Line:
         self.order: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.tickets: dict[str, Ticket] = {}
 
-    async def ask(self, name: str, tenant: TenantId, *, computed: int = 10) -> None:
-        """Under way as a task, in the queue or beyond it when this returns; `name` tells it in `order`."""
+    async def ask(self, name: str, tenant: TenantId, *, computed: int = 10, answers: bool = True) -> None:
+        """Under way as a task, in the queue or beyond it when this returns; `name` tells it in `order`. `answers`: with a token, at once."""
         self.ends[name] = asyncio.Event()
-        self.tasks[name] = asyncio.create_task(self._question(name, tenant, computed))
+        self.tasks[name] = asyncio.create_task(self._question(name, tenant, computed, answers))
         await settled()
 
-    async def _question(self, name: str, tenant: TenantId, computed: int) -> None:
+    async def _question(self, name: str, tenant: TenantId, computed: int, answers: bool) -> None:
         with self.queue.ticket(tenant) as ticket:
+            self.tickets[name] = ticket
             await ticket.turn(VERSION, lambda _: computed)
             self.order.append(name)
+            if answers:
+                ticket.generated()
             await self.ends[name].wait()
 
     async def end(self, name: str) -> None:
@@ -69,6 +74,7 @@ class Line:
     def nothing_is_left(self) -> None:
         assert (len(self.queue), self.running, len(self.queue._turns)) == (0, 0, 0)
         assert not self.queue._under_way
+        assert not len(self.queue._starts)
 
 
 async def settled() -> None:

@@ -12,6 +12,7 @@ from router.documents import TenantId
 from router.errors import EngineUnavailable, QueueFull, ShareFull, WaitedTooLong
 from router.fairness import Turns
 from tests.fakes.crowd import WARM, FirstCome, Kind, figures
+from tests.fakes.gateway import eventually
 from tests.fakes.simulated import p
 from tests.gateway.line import AT_ONCE, A, B, line, settled
 from tests.gateway.yard import VERSION
@@ -51,6 +52,42 @@ async def test_one_tenant_alone_takes_none_of_the_spare_slots() -> None:
             await one.ask(f"{tenant}{number}", TenantId(tenant))
         assert len(one.order) == AT_ONCE + SPARE
         assert one.running == AT_ONCE + SPARE
+
+
+async def test_while_another_asks_too_a_tenants_questions_start_one_after_the_other() -> None:
+    async with line() as one:
+        await one.ask("b0", B)
+        for number in range(5):
+            await one.ask(f"a{number}", A, answers=False)
+        assert one.order == ["b0", "a0"]
+        await one.end("b0")
+        assert one.order == ["b0", "a0"]  # though a slot is free
+        one.tickets["a0"].generated()
+        await settled()
+        assert one.order == ["b0", "a0", "a1"]
+        await one.leave("a1")  # before its first token
+        assert one.order == ["b0", "a0", "a1", "a2"]
+
+
+async def test_who_starts_holds_no_other_tenant_back() -> None:
+    async with line() as one:
+        await one.ask("b0", B, computed=1000)
+        for number in range(3):
+            await one.ask(f"a{number}", A, answers=False)
+        await one.ask("b1", B)  # which was given more than a
+        await one.end("b0")
+        assert one.order == ["b0", "a0", "b1"]
+
+
+async def test_a_long_start_holds_the_tenants_others_back_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.asking.ticket.STARTING_S", 0.01)
+    async with line() as one:
+        await one.ask("b0", B)
+        await one.ask("a0", A, answers=False)
+        await one.end("b0")
+        await one.ask("a1", A)
+        assert one.order == ["b0", "a0"]
+        await eventually(lambda: "a1" in one.order)
 
 
 async def test_who_has_more_weight_is_given_more() -> None:

@@ -37,6 +37,13 @@ GUARDS = (
         (f"{QUEUE}::test_one_tenant_alone_takes_none_of_the_spare_slots",),
     ),
     Guard(
+        "of one tenant's many questions not all start at once while another asks",
+        "router/fairness.py",
+        "return alone or self._starting[tenant] < max(slots // STARTING_SHARE, 1)",
+        "return True",
+        (f"{QUEUE}::test_while_another_asks_too_a_tenants_questions_start_one_after_the_other", "tests/router/test_starts.py"),
+    ),
+    Guard(
         "who was away has saved nothing up",
         "router/fairness.py",
         "if (least := self._least()) > self.counter(tenant):",
@@ -45,7 +52,7 @@ GUARDS = (
     ),
     Guard(
         "tokens are charged as they come, and put right at the end",
-        "gateway/asking/queue.py",
+        "gateway/asking/ticket.py",
         "self._queue.settle(self._bill, service(computed=computed, generated=usage.completion_tokens))",
         "pass",
         (f"{QUEUE}::test_what_was_believed_wrongly_is_put_right",),
@@ -69,14 +76,14 @@ GUARDS = (
     ),
     Guard(
         "nobody waits longer than the deadline",
-        "gateway/asking/queue.py",
+        "gateway/asking/ticket.py",
         "timer = loop.call_later(self._queue.max_wait_s - self.waited_s,",
         "timer = loop.call_later(3600 + self._queue.max_wait_s - self.waited_s,",
         (f"{QUEUE}::test_a_question_that_waited_as_long_as_it_may_is_refused",),
     ),
     Guard(
         "a client that leaves frees its place",
-        "gateway/asking/queue.py",
+        "gateway/asking/ticket.py",
         "        self._queue.drop(self)\n",
         "",
         (
