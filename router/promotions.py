@@ -1,21 +1,24 @@
 """What to bring from disk to RAM before it is asked, and what that pushes out: the prefetch planner.
 
 Rules. Nothing while live traffic waits. Pinned versions first. A guess must be worth more than what it pushes out, by a
-factor, within the horizon: the time in which RAM is renewed, an hour at most. Guesses of a kind that rarely came true are
-trusted less. Bytes in flight, and bytes that push others out within a horizon, are bounded. What was promoted in vain isn't
-promoted again for some hours; what was promoted is left in peace until it had its chance.
+factor, within the horizon: the time in which RAM is renewed, an hour at most. Beyond its share of RAM an owner's guesses push
+out its own first. Guesses of a kind that rarely came true are trusted less. Bytes in flight, and bytes that push others out
+within a horizon, are bounded. What was promoted in vain isn't promoted again for some hours; what was promoted is left in
+peace until it had its chance.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from typing import Any, Generic
 
-import msgspec
+from msgspec.structs import replace
 
+from router.candidates import Promotion, Snapshot
 from router.policies import Policy
 from router.policy_order import HORIZON_S, Faded, K
+from router.shares import Share, own_victims
 
 FACTOR = 1.5
 """A promotion must be worth so many times what it pushes out: both are guesses, and moving costs something."""
@@ -32,59 +35,6 @@ BENEFIT, MEMORY_S = 5.0, 86_400.0
 """A kind of guess is trusted as if so many more had come true, and what it did is forgotten by a factor of e in so long."""
 COOLDOWN_S = 4 * 3_600.0
 """So long a version that was promoted and evicted unasked, or couldn't be restored, is not promoted again."""
-
-
-class Candidate(msgspec.Struct, Generic[K], frozen=True):
-    """A version that may be promoted: it lies on disk whole. `restore_s`: how long that takes, and a question would wait.
-
-    `size_bytes` is all of it, with what is in RAM already.
-    """
-
-    key: K
-    size_bytes: int
-    restore_s: float
-    probability: float = 1.0
-    why: str = "pinned"
-    pinned: bool = False
-    within_s: float = HORIZON_S
-    """The time that the probability is of."""
-    kind: str = ""
-    """Guesses of one kind are trusted alike, by how many of them came true."""
-
-    def probability_within(self, horizon_s: float) -> float:
-        """Of a question within a shorter time, as if it came at random (Poisson); within a longer one it is the same."""
-        return 1.0 - float((1.0 - self.probability) ** min(horizon_s / self.within_s, 1.0))
-
-
-class Snapshot(msgspec.Struct, Generic[K], frozen=True):
-    """RAM as it is now. `held` has the bytes of every key there, `used_bytes` their sum."""
-
-    candidates: tuple[Candidate[K], ...]
-    held: Mapping[K, int]
-    used_bytes: int
-    capacity_bytes: int
-    exempt: Container[object] = frozenset()
-    """What must not be evicted: pinned and leased keys."""
-    waiting: bool = False
-    """Whether a live question waits for disk or worker."""
-
-
-class Promotion(msgspec.Struct, Generic[K], frozen=True):
-    """Evict `evict`, then restore `key`. What it costs: `size_bytes` moved in `restore_s`, and what is evicted.
-
-    `chance`: of a question within `grace_s`, so long it is left in RAM for that. `pushes`: whether it takes the room of others,
-    of what it evicts or of what live questions need next.
-    """
-
-    key: K
-    size_bytes: int
-    restore_s: float
-    evict: tuple[K, ...]
-    why: str
-    kind: str = ""
-    chance: float = 1.0
-    grace_s: float = HORIZON_S
-    pushes: bool = False
 
 
 class Promotions(Generic[K]):
@@ -141,28 +91,42 @@ class Promotions(Generic[K]):
         pushed_bytes = sum(size_bytes for at, size_bytes in self._pushed if now - at < horizon_s)
         most_in_flight, most_pushed = IN_FLIGHT_SHARE * snapshot.capacity_bytes, PUSHED_SHARE * snapshot.capacity_bytes
         chances = {one.key: one.probability_within(horizon_s) * self.trust(one.kind, now) for one in snapshot.candidates}
+        shares = {owner: self._left_of(share, snapshot) for owner, share in snapshot.shares.items()}
         for candidate in sorted(snapshot.candidates, key=lambda one: (not one.pinned, -chances[one.key])):
             key, size_bytes = candidate.key, candidate.size_bytes - snapshot.held.get(candidate.key, 0)
             if size_bytes <= 0 or key in self._in_flight or key in kept.planned:
                 continue
             if not candidate.pinned and (chances[key] < MIN_PROBABILITY or self._in_vain(key, now)):
                 continue
+            kept.part = (key,)
+            share, own_bytes = shares.get(candidate.owner), 0
+            own: tuple[K, ...] = ()
+            if share is not None:
+                own = own_victims(share, size_bytes, policy, now, kept)
+                own_bytes = sum(snapshot.held.get(victim, 0) for victim in own)
+                if own_bytes < size_bytes - share.room_bytes:
+                    continue
             if in_flight_bytes and in_flight_bytes + size_bytes > most_in_flight:
                 break
             need_bytes = used_bytes + size_bytes - snapshot.capacity_bytes
-            kept.part = key
-            evict = policy.victims(need_bytes, now, kept)
+            kept.part = (key, *own)
+            evict = (*own, *policy.victims(need_bytes - own_bytes, now, kept))
             freed_bytes = sum(snapshot.held.get(victim, 0) for victim in evict)
             if freed_bytes < need_bytes:
                 continue
-            pushes = horizon_s < HORIZON_S or used_bytes + size_bytes > FULL_SHARE * snapshot.capacity_bytes
+            is_full = horizon_s < HORIZON_S or used_bytes + size_bytes - own_bytes > FULL_SHARE * snapshot.capacity_bytes
+            pushes = is_full or bool(own)
             if pushes and not candidate.pinned:
-                rivals = evict if need_bytes >= size_bytes else policy.victims(size_bytes, now, kept)
+                rivals = evict
+                if is_full and need_bytes < size_bytes:
+                    rivals = (*own, *policy.victims(size_bytes - own_bytes, now, kept))
                 lost_s = sum(policy.worth(rival, now, horizon_s) for rival in rivals)
                 too_much = pushed_bytes > 0 and pushed_bytes + size_bytes > most_pushed
                 if too_much or chances[key] * candidate.restore_s < FACTOR * lost_s:
                     continue
             kept.planned.update((key, *evict))
+            if share is not None:
+                shares[candidate.owner] = replace(share, room_bytes=share.room_bytes + own_bytes - size_bytes)
             used_bytes += size_bytes - freed_bytes
             in_flight_bytes += size_bytes
             pushed_bytes += size_bytes if pushes else 0
@@ -180,6 +144,12 @@ class Promotions(Generic[K]):
                 )
             )
         return tuple(plans)
+
+    def _left_of(self, share: Share, snapshot: Snapshot[K]) -> Share:
+        """The share once what is on the way has come, and what leaves for it has left."""
+        coming_bytes = sum(promotion.size_bytes for key, promotion in self._in_flight.items() if key in share.keys)
+        leaving_bytes = sum(snapshot.held.get(key, 0) for key in self._leaving if key in share.keys)
+        return replace(share, room_bytes=share.room_bytes - coming_bytes + leaving_bytes)
 
     def horizon_s(self, snapshot: Snapshot[K], now: float) -> float:
         """The time in which RAM is renewed at the pace of the last hour; `HORIZON_S` at most."""
@@ -282,9 +252,9 @@ class Kept(Generic[K]):
 
     def __init__(self, promotions: Promotions[K], now: float, exempt: Container[object] = ()) -> None:
         self.planned: set[K] = set()
-        self.part: K | None = None
-        """The candidate, of which a part may be in RAM."""
+        self.part: tuple[K, ...] = ()
+        """The candidate, of which a part may be in RAM, and what leaves for it of its owner's."""
         self._promotions, self._now, self._exempt = promotions, now, exempt
 
     def __contains__(self, key: Any) -> bool:
-        return key == self.part or key in self.planned or key in self._exempt or self._promotions.in_grace(key, self._now)
+        return key in self.part or key in self.planned or key in self._exempt or self._promotions.in_grace(key, self._now)

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import msgspec
 
 from gateway.simulation.traces import READ_TOKENS_PER_S, Trace
+from router.candidates import Candidate, Promotion, Snapshot
 from router.policies import CHOICES, policy
 from router.prediction import Predictor
-from router.promotions import Candidate, Kept, Promotion, Promotions, Snapshot
+from router.promotions import Kept, Promotions
 
 GUESSES = 16
 """How many guesses the planner is given at a time."""

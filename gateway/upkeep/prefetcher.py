@@ -18,11 +18,12 @@ from gateway.shelf.documents import Shelf
 from gateway.tiers.ram_keeper import RamKeeper
 from gateway.upkeep.moves import Moves, MoveState
 from observability.telemetry import HOST, OUTCOME, Telemetry
+from router.candidates import Candidate, Promotion, Snapshot
 from router.chunk_tier import ChunkTier
 from router.documents import Document, DocumentId, Key, Owner, Salt, TenantId, Version, VersionState
 from router.errors import KvshelfError, StoreUnavailable
 from router.prediction import Guess, Predictor
-from router.promotions import Candidate, Promotion, Promotions, Snapshot
+from router.promotions import Promotions
 from router.residency import Ledger, Tier
 
 log = structlog.get_logger("prefetcher")

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from router import promotions
+from router.candidates import Candidate, Promotion, Snapshot
 from router.policy_order import HORIZON_S
 from router.policy_recency import Lru
-from router.promotions import COOLDOWN_S, Candidate, Promotion, Promotions, Snapshot
+from router.promotions import COOLDOWN_S, Promotions
 
 CAPACITY = 1_000
 

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from router import promotions
+from router.candidates import Candidate, Promotion, Snapshot
 from router.policies import CHOICES, policy
 from router.policy_order import HORIZON_S
-from router.promotions import COOLDOWN_S, Candidate, Kept, Promotion, Promotions, Snapshot
+from router.promotions import COOLDOWN_S, Kept, Promotions
 
 CAPACITY = 1_000
 SIZES = {f"{number:02}": 3 + number * 7 % 17 for number in range(120)}
