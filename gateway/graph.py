@@ -51,6 +51,7 @@ from gateway.tenants.usage import UsageBooks
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.ram_quotas import RamQuotas
 from gateway.tiers.speeds import Speeds
 from gateway.tiers.uses import Uses
 from gateway.upkeep.gauges import observe
@@ -135,11 +136,13 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     volumes = Volumes(shelf, parts.store, reading, keeper.check)
     extractor = Extractor(config.extraction)
     prefixes = PrefixCache(parts.store, config.model.name)
+    ram_quotas = RamQuotas(shelf, ledger, tenant_limits.of)
     ram = RamKeeper(
         shelf,
         pool,
         hosts,
         ledger,
+        ram_quotas,
         telemetry,
         policy_name=config.ram.policy,
         token_bytes=parts.token_bytes,
@@ -183,7 +186,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     queue = Queue(pool, Turns(), telemetry, config.queue, weight_of=lambda tenant: tenant_limits.of(tenant).weight or 1.0)
     asker = Asker(shelf, pool, queue, hosts, cold, ram, prefixes, ledger, reading, telemetry, suspect=scrubber.suspect, now=now)
     prefetcher = Prefetcher(
-        parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
+        parts.store, shelf, pool, ledger, ram, ram_quotas, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
     )
     usage = UsageBooks(parts.store, now=now)
     bookings = Bookings(shelf, uses, prefetcher, usage, speeds, ttl_refresh=config.retention.ttl_refresh)

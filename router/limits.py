@@ -59,6 +59,8 @@ class Limits(Rates, frozen=True, omit_defaults=True):
     """Of its own, a document in volumes being one; those that the catalog file declares for it count, and are not refused."""
     disk_gib: Gib | None = None
     """What its documents' KV may take on each host's disk: beyond it its own leave, the least recently used first."""
+    ram_gib: Gib | None = None
+    """What its documents' KV may take of each host's RAM tier: beyond it its own leave for the disk, the least worthy first."""
     weight: Annotated[float, Meta(gt=0)] | None = None
     """Its share of busy workers, beside the others' (1 where nothing is said)."""
 

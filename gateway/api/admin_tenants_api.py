@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from litestar import get
 from litestar.di import NamedDependency
@@ -13,6 +15,7 @@ from gateway.tenants.counters import Counters
 from gateway.tenants.doors import needs
 from gateway.tenants.limits_file import TenantLimits
 from gateway.tenants.quotas import documents_of
+from router.chunk_tier import ChunkTier
 from router.documents import SHARED, Owner, TenantId
 from router.limits import Charge, Limits, Rates, minute
 from router.residency import Ledger
@@ -45,13 +48,14 @@ class KeyUse(msgspec.Struct, frozen=True):
 
 
 class TenantUse(msgspec.Struct, frozen=True):
-    """`disk_bytes`: what its documents' KV takes, by host."""
+    """`disk_bytes`, `ram_bytes`: what its documents' KV takes, by host."""
 
     id: TenantId
     limits: Limits
     used: RatesUsed
     documents: int
     disk_bytes: dict[str, int]
+    ram_bytes: dict[str, int]
     keys: list[KeyUse]
 
 
@@ -83,7 +87,8 @@ class TenantsOverview:
             limits,
             await self._used(f"tenant/{tenant}", limits),
             len(documents_of(self._shelf.catalog, owner)),
-            self._disk_bytes(owner),
+            self._held_bytes(owner, self._ledger.disk),
+            self._held_bytes(owner, self._ledger.ram),
             [
                 KeyUse(key.public_id, key.name, key.limits, await self._used(f"key/{key.public_id}", key.limits))
                 for key in sorted(keys, key=lambda key: (key.created_at, key.public_id))
@@ -108,9 +113,9 @@ class TenantsOverview:
             else None,
         )
 
-    def _disk_bytes(self, owner: Owner) -> dict[str, int]:
+    def _held_bytes(self, owner: Owner, tier: Callable[[str], ChunkTier]) -> dict[str, int]:
         salts = {version.salt for document in self._shelf.catalog if document.owner == owner for version in document.versions}
-        held = {host: sum(map(self._ledger.disk(host).size_bytes, salts)) for host in self._ledger.hosts}
+        held = {host: sum(map(tier(host).size_bytes, salts)) for host in self._ledger.hosts}
         return {host: size_bytes for host, size_bytes in held.items() if size_bytes}
 
 

@@ -2,14 +2,15 @@
 
 The server needs as much free RAM again as what it stores or loads at once (it encrypts there), makes no room for a load,
 and where there is none a question reads its whole document again. So some is kept free, the documents of least worth
-going first; which those are, a policy says (`router/policies.py`).
+going first; which those are, a policy says (`router/policies.py`). What is beyond its tenant's limit
+(`gateway/tiers/ram_quotas.py`) goes before any other.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,11 +19,13 @@ import structlog
 from gateway.pool import WorkerPool
 from gateway.shelf.documents import Shelf
 from gateway.tiers.hosts import Hosts
+from gateway.tiers.ram_quotas import RamQuotas
 from observability.telemetry import HOST, OUTCOME, Telemetry
-from router.documents import Salt, Version
+from router.documents import Owner, Salt, Version
 from router.policies import Policy, policy
 from router.promotions import Kept, Promotions
 from router.residency import Ledger
+from router.shares import Outside, Share
 
 log = structlog.get_logger("ram")
 
@@ -40,6 +43,7 @@ class RamKeeper:
         pool: WorkerPool,
         hosts: Hosts,
         ledger: Ledger,
+        quotas: RamQuotas,
         telemetry: Telemetry,
         *,
         policy_name: str,
@@ -50,6 +54,7 @@ class RamKeeper:
         self._pool = pool
         self._hosts = hosts
         self._ledger = ledger
+        self._quotas = quotas
         self._telemetry = telemetry
         self._policy_name = policy_name
         self._token_bytes = token_bytes
@@ -101,7 +106,7 @@ class RamKeeper:
 
     async def make_room(self, version: Version, host: str | None) -> bool:
         """See to it that the version can be stored in this host's RAM, or restored to it, at once: room for it twice,
-        beside that of whatever else is coming (`room`).
+        beside that of whatever else is coming (`room`). Where its owner may take no more than it has, its own leave first.
 
         False where that can't be had even with everything evicted that may be, or only by a larger tier: then nothing is
         evicted. True too where RAM's size isn't known.
@@ -111,8 +116,10 @@ class RamKeeper:
         missing = self._missing_bytes(version, host)
         if missing > self.usable_bytes(host):
             return False
-        others = {other.salt: self._missing_bytes(other, host) for other in self._coming[host] if other.salt != version.salt}
-        return await self._evict(host, self.usable_bytes(host) - 2 * (missing + sum(others.values())), version.salt)
+        coming = {other.salt: self._missing_bytes(other, host) for other in self._coming[host]} | {version.salt: missing}
+        if (found := self._shelf.catalog.of_salt(version.salt)) is not None:
+            await self._keep_limits(host, (found[0].owner,), coming)
+        return await self._evict(host, self.usable_bytes(host) - 2 * sum(coming.values()), version.salt)
 
     @asynccontextmanager
     async def room(self, version: Version, host: str | None) -> AsyncIterator[bool]:
@@ -151,8 +158,30 @@ class RamKeeper:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def trim(self, host: str) -> None:
-        """Evict from the host's RAM what is above the target."""
+        """Evict from the host's RAM what is beyond its tenant's limit, then what is above the target."""
+        await self._keep_limits(host, None, {})
         await self._evict(host, self.target_bytes(host))
+
+    async def _keep_limits(self, host: str, owners: Collection[Owner] | None, coming: Mapping[Salt, int]) -> None:
+        """Have documents of these owners (None: of all) leave until their limits hold with what is coming, in bytes."""
+        if (order := self._policies.get(host)) is None or not self._beyond(host, owners, coming):
+            return
+        async with self._locks[host]:
+            self._tell(host, order)
+            for owner, (share, need_bytes) in self._beyond(host, owners, coming).items():
+                for salt in self._victims(host, order, need_bytes, Outside(share, self.exempt(*coming))):
+                    # As in `_evict`; and a limit may be raised meanwhile.
+                    if self._beyond(host, (owner,), coming) and salt not in self.exempt(*coming):
+                        await self.evict(host, salt, for_others=False)
+
+    def _beyond(self, host: str, owners: Collection[Owner] | None, coming: Mapping[Salt, int]) -> dict[Owner, tuple[Share, int]]:
+        """Who of them would have more there than its limit, and by how many bytes."""
+        found = {}
+        for owner, share in self._quotas.shares(host, owners).items():
+            need_bytes = sum(size_bytes for salt, size_bytes in coming.items() if salt in share.keys) - share.room_bytes
+            if need_bytes > 0:
+                found[owner] = share, need_bytes
+        return found
 
     async def _evict(self, host: str, target_bytes: int, *spared: Salt) -> bool:
         """Evict until RAM holds no more than that, the needless first; whether that was reached."""
@@ -172,24 +201,31 @@ class RamKeeper:
         exempt = self.exempt(*spared)
         tier, catalog = self._ledger.ram(host), self._shelf.catalog
         needless = [salt for salt in tier.salts if catalog.of_salt(salt) is None and salt not in exempt]
+        for share, need_bytes in self._beyond(host, None, {}).values():
+            needless += self._victims(host, order, need_bytes, Outside(share, exempt))
         too_much = tier.total_bytes - target_bytes - sum(tier.size_bytes(salt) for salt in needless)
         if too_much <= 0:
             return tuple(needless)
-        others, now = self.exempt(*spared, *needless), self._now()
-        victims = order.victims(too_much, now, Kept(self.promotions[host], now, others)) or order.victims(too_much, now, others)
-        if not victims:
-            victims = tuple(salt for salt in tier.salts if salt not in exempt)
-        return tuple(dict.fromkeys((*needless, *map(Salt, victims))))
+        return (*needless, *self._victims(host, order, too_much, self.exempt(*spared, *needless)))
 
-    async def evict(self, host: str, salt: Salt) -> None:
-        """Take one version out of the host's RAM, for others; what is stored on disk stays."""
+    def _victims(self, host: str, order: Policy[str], need_bytes: int, exempt: Container[object]) -> tuple[Salt, ...]:
+        """The least worthy that are so many bytes; what was brought ahead only where the others are not enough. Where not enough
+        may go, it is all that may."""
+        now = self._now()
+        victims = order.victims(need_bytes, now, Kept(self.promotions[host], now, exempt)) or order.victims(need_bytes, now, exempt)
+        return tuple(map(Salt, victims)) or tuple(salt for salt in self._ledger.ram(host).salts if salt not in exempt)
+
+    async def evict(self, host: str, salt: Salt, *, for_others: bool = True) -> None:
+        """Take one version out of the host's RAM, for others or for its owner's limit; what is stored on disk stays."""
         size_bytes = self._ledger.ram(host).size_bytes(salt)
         try:
             await self._hosts.delete(salt, self._ledger.ram(host).keys(salt), disk=False, host=host)
         except OSError as error:
             log.warning("not_evicted_from_ram", host=host, error=str(error))
             return
-        if self.promotions[host].evicted(salt, self._now()):
+        promotions, now = self.promotions[host], self._now()
+        # How soon all RAM is renewed isn't told by one who is at its limit.
+        if promotions.evicted(salt, now) if for_others else promotions.left(salt, now):
             self._telemetry.prefetches.add(1, {OUTCOME: "in_vain", HOST: host})
         self._telemetry.evicted_ram_bytes.add(size_bytes, {HOST: host})
         log.debug("evicted_from_ram", host=host, salt=salt[:12], size_bytes=size_bytes)

@@ -16,6 +16,7 @@ from backends.base import Store
 from gateway.pool import WorkerPool
 from gateway.shelf.documents import Shelf
 from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.ram_quotas import RamQuotas
 from gateway.upkeep.moves import Moves, MoveState
 from observability.telemetry import HOST, OUTCOME, Telemetry
 from router.candidates import Candidate, Promotion, Snapshot
@@ -50,6 +51,7 @@ class Prefetcher:
         pool: WorkerPool,
         ledger: Ledger,
         ram: RamKeeper,
+        quotas: RamQuotas,
         moves: Moves,
         telemetry: Telemetry,
         *,
@@ -62,6 +64,7 @@ class Prefetcher:
         self._pool = pool
         self._ledger = ledger
         self._ram = ram
+        self._quotas = quotas
         self._moves = moves
         self._telemetry = telemetry
         self._enabled = enabled
@@ -140,6 +143,7 @@ class Prefetcher:
         self._note_left(host, promotions, tier, now)
         self._failed = {key: until for key, until in self._failed.items() if until > now}
         wanted = {candidate.key: (document, candidate) for document, candidate in self._candidates(host)}
+        owners = {document.owner for document, _ in wanted.values()}
         snapshot: Snapshot[str] = Snapshot(
             candidates=tuple(candidate for _, candidate in wanted.values()),
             held={str(salt): size_bytes for salt, size_bytes in tier.salts.items()},
@@ -147,6 +151,7 @@ class Prefetcher:
             capacity_bytes=self._ram.target_bytes(host),
             exempt=self._ram.exempt(),
             waiting=self._pool.pressed,
+            shares={str(owner): share for owner, share in self._quotas.shares(host, owners).items()},
         )
         for promotion in promotions.plan(snapshot, order, now):
             promotions.started(promotion, now)
@@ -215,6 +220,7 @@ class Prefetcher:
                     document.pinned,
                     guess.within_s,
                     guess.kind,
+                    document.owner,
                 ),
             )
         yield from found.values()

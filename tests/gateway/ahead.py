@@ -10,6 +10,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from backends.base import Memory
 from gateway.upkeep.prefetcher import STATE
 from router.documents import Salt
 from router.prediction import Predictor
@@ -39,6 +40,12 @@ class HeldPrefetches(FakeKVServer):
         self.may.set()
         self.fails = False
         self.tried: list[Salt] = []
+        self.looks = 0
+        """How often it was asked what its RAM holds: before each time that room is made there."""
+
+    async def memory(self) -> Memory | None:
+        self.looks += 1
+        return await super().memory()
 
     async def prefetch(self, ids: Sequence[int], salt: Salt) -> int:
         self.tried.append(salt)

@@ -15,9 +15,11 @@ from gateway.shelf.matchings import Matchings
 from gateway.shelf.reading import Reading
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import USABLE, RamKeeper
+from gateway.tiers.ram_quotas import RamQuotas
 from observability.telemetry import Telemetry
 from router.catalog import Catalog
 from router.documents import Descriptor, Document, DocumentId, Owner, Salt, TenantId, Version, VersionId, VersionState
+from router.limits import UNLIMITED, Limits
 from router.matching import Thresholds
 from router.prompts import derive
 from router.residency import Ledger
@@ -71,11 +73,13 @@ class Attic:
             _room,
             now=self.clock,
         )
+        self.limits: dict[str, Limits] = {}
         self.ram = RamKeeper(
             self.shelf,
             WorkerPool((), self.ledger, at_once=1),
             self.hosts,
             self.ledger,
+            RamQuotas(self.shelf, self.ledger, lambda tenant: self.limits.get(tenant, UNLIMITED)),
             telemetry,
             policy_name=policy,
             token_bytes=CHUNK_BYTES / CHUNK,
@@ -86,7 +90,7 @@ class Attic:
         self.now += 1
         return self.now
 
-    def add(self, name: str, *, on: str = "a", chunks: int = CHUNKS, pinned: bool = False) -> Version:
+    def add(self, name: str, *, on: str = "a", chunks: int = CHUNKS, pinned: bool = False, owner: Owner = OWNER) -> Version:
         """A document, whole in the RAM of these hosts, and asked just now."""
         version = Version(
             id=VersionId(name),
@@ -97,7 +101,7 @@ class Attic:
             prefix_tokens=chunks * CHUNK,
             state=VersionState.READY,
         )
-        document = Document(owner=OWNER, id=DocumentId(name), descriptor=Descriptor(name), current=version, pinned=pinned)
+        document = Document(owner=owner, id=DocumentId(name), descriptor=Descriptor(name), current=version, pinned=pinned)
         self.shelf.catalog = self.shelf.catalog.with_document(document)
         for host in on:
             self.load(version, host)

@@ -21,6 +21,7 @@ from gateway.shelf.reading import Reading
 from gateway.tiers.disk_keeper import DiskKeeper
 from gateway.tiers.hosts import Hosts
 from gateway.tiers.ram_keeper import RamKeeper
+from gateway.tiers.ram_quotas import RamQuotas
 from gateway.tiers.speeds import Speeds
 from gateway.tiers.uses import Uses
 from observability.telemetry import Telemetry
@@ -54,7 +55,10 @@ class Desk:
         keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), reading, Disk(), telemetry, token_bytes=1.0)
         self.shelf = Shelf(self.store, classifier, reading, keeper.check, now=lambda: 0.0)
         self.pool = WorkerPool([self.worker], ledger, at_once=8)
-        ram = RamKeeper(self.shelf, self.pool, hosts, ledger, telemetry, policy_name="lru", token_bytes=1.0, now=lambda: 0.0)
+        quotas = RamQuotas(self.shelf, ledger)
+        ram = RamKeeper(
+            self.shelf, self.pool, hosts, ledger, quotas, telemetry, policy_name="lru", token_bytes=1.0, now=lambda: 0.0
+        )
         reader = Reader(
             self.shelf,
             self.pool,

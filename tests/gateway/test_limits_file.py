@@ -33,7 +33,7 @@ def test_every_mistake_is_told_with_its_place(tmp_path: Path) -> None:
     text = (
         "defaults: {streams: -1, wieght: 2}\n"
         "tenants:\n"
-        "  acme: {requests_per_minut: 3, disk_gib: 0, budget_period: week}\n"
+        "  acme: {requests_per_minut: 3, disk_gib: 0, ram_gib: -1, budget_period: week}\n"
         "  other: 7\n"
     )
     found = problems(tmp_path, text)
@@ -43,6 +43,7 @@ def test_every_mistake_is_told_with_its_place(tmp_path: Path) -> None:
         "tenants.acme.requests_per_minut",
         "tenants.acme.budget_period",
         "tenants.acme.disk_gib",
+        "tenants.acme.ram_gib",
         "tenants.other",
     ]
     assert "did you mean `weight`?" in found[0]
@@ -132,7 +133,7 @@ async def test_operators_see_limits_and_use_of_tenants_and_keys(limited: Limited
     assert found["limits"] == {"requests_per_minute": 50, "documents": 9}
     assert found["used"] == {"requests": 1, "tokens": None, "streams": None, "budget": None}
     assert found["documents"] == 1
-    assert found["disk_bytes"] == {"kv": limited.host_bytes}
+    assert found["disk_bytes"] == found["ram_bytes"] == {"kv": limited.host_bytes}
     used = {key["id"]: (key["limits"], key["used"]) for key in found["keys"]}
     assert used[narrow.split("_")[2]] == (
         {"tokens_per_minute": 900, "streams": 1},

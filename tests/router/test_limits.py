@@ -40,7 +40,7 @@ def test_a_tenants_own_limits_stand_in_the_place_of_the_defaults() -> None:
     ("limits", "rated"),
     [
         (Rates(), False),
-        (Limits(documents=3, disk_gib=1.0), False),
+        (Limits(documents=3, disk_gib=1.0, ram_gib=1.0), False),
         (Rates(budget_period="day"), False),
         (Rates(requests_per_minute=0), True),
         (Rates(streams=0), True),
