@@ -32,6 +32,7 @@ from gateway.ingestion.renewal import Renewal
 from gateway.parts import Parts
 from gateway.pool import WorkerPool
 from gateway.shelf.catalog_file import CatalogWatcher
+from gateway.shelf.charges import ReadingCharges
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.shelf.matchings import Matchings
@@ -131,7 +132,8 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     )
     matchings = Matchings(parts.store, now=now)
     classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, config.routing, problem=parts.embedder_problem)
-    shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
+    charges = ReadingCharges()
+    shelf = Shelf(parts.store, classifier, reading, keeper.check, charges, now=now)
     volumes = Volumes(shelf, parts.store, reading, keeper.check)
     extractor = Extractor(config.extraction)
     prefixes = PrefixCache(parts.store, config.model.name)
@@ -159,7 +161,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         model=config.model.name,
         segment_target_s=config.ingestion.segment_target_s,
     )
-    ingestion = Ingestion(shelf, pool, reader, telemetry)
+    ingestion = Ingestion(shelf, pool, reader, charges, telemetry)
     describer = Describer(parts.store, shelf, pool, prefixes, ledger, reading, rest_s=engine.check_interval_s)
     renewal = Renewal(shelf, uses)
     reaper = Reaper(parts.store, shelf, ledger, prefixes, classifier, hosts)

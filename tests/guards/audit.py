@@ -50,8 +50,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "adding a document is told of",
         DOCUMENTS_API,
-        "retention=new.retention(), audit=(entry,))",
-        "retention=new.retention())",
+        "            audit=(entry,),\n",
+        "",
         (f"{OF_AUDIT}::test_what_is_done_with_documents_is_told_and_nothing_of_their_text",),
     ),
     Guard(
