@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from gateway.api.description import TAKES, Takes
 from gateway.api.documents_api import decode
+from gateway.api.limits_api import admission_of
 from gateway.asking.second_look import SecondLook
 from gateway.errors import Forbidden
 from gateway.shelf.classifier import Classifier
@@ -62,7 +63,7 @@ async def route(
     catalog, turns = shelf.catalog, (*asked.earlier, asked.question)
     decision = await classifier.find(catalog, request.auth.viewer, turns)
     if asked.second_look:
-        decision = await second_look.take(decision, request.auth.viewer, asked.question)
+        decision = await second_look.take(decision, request.auth.viewer, asked.question, admission_of(request.scope))
     found = decision if isinstance(decision, Route) else None
     tag = str(type(decision).__struct_config__.tag)
     if found is None:

@@ -138,6 +138,13 @@ GUARDS = (
         (f"{READINGS}::test_after_a_restart_it_stays_charged",),
     ),
     Guard(
+        "a second look is paid for",
+        "gateway/asking/second_look.py",
+        "hold.settle(sum(took))",
+        "hold.settle(0)",
+        (f"{SETTLED}::test_a_second_look_is_charged_with_what_it_computed",),
+    ),
+    Guard(
         "what came to nothing takes no request",
         "gateway/api/chat.py",
         "                    admission.refund()\n",
