@@ -281,7 +281,7 @@ class Store(Protocol):
         """What was last put under this name; None for nothing."""
         ...
 
-    async def put_state(self, name: str, value: bytes, at: float) -> None:
+    async def put_state(self, name: str, value: bytes, at: float, *audit: AuditEntry) -> None:
         """Keep `value`, put at the time `at`, in the place of what this name had."""
         ...
 

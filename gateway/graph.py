@@ -169,7 +169,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         shelf, reader, hosts, ram, prefixes, ledger, telemetry, workers=[worker.name for worker in parts.workers], now=now
     )
     housekeeper = Housekeeper(parts.store, shelf, hosts, keeper, moves, ledger, config.disk, now=now)
-    catalog_watcher = CatalogWatcher(config.catalog, shelf, volumes, extractor)
+    catalog_watcher = CatalogWatcher(config.catalog, shelf, volumes, extractor, audit)
     cold = ColdQuestions(hosts, keeper)
     scrubber = Scrubber(
         shelf,

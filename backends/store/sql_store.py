@@ -178,9 +178,10 @@ class SqlStore:
             rows = await connection.execute(select(states.c.value).where(states.c.name == name))
         return rows.scalar_one_or_none()
 
-    async def put_state(self, name: str, value: bytes, at: float) -> None:
+    async def put_state(self, name: str, value: bytes, at: float, *audit: AuditEntry) -> None:
         async with self._database.write() as connection:
             await _put(connection, states, {"name": name, "value": value, "updated_at": at})
+            await _note(connection, audit)
 
     # --- usage
 

@@ -154,9 +154,10 @@ class MemoryStore:
         await self._turn()
         return self._states.get(name)
 
-    async def put_state(self, name: str, value: bytes, at: float) -> None:
+    async def put_state(self, name: str, value: bytes, at: float, *audit: AuditEntry) -> None:
         await self._turn()
         self._states[name] = value
+        self._note(audit)
 
     def _note(self, entries: tuple[AuditEntry, ...]) -> None:
         for entry in entries:
