@@ -289,6 +289,10 @@ class Store(Protocol):
         """Add each to what is stored of its tenant, key, document and day."""
         ...
 
+    async def remove_usage(self, before: str) -> int:
+        """Remove the rows of days before this one; how many there were."""
+        ...
+
     async def usage(self, *, since: str, until: str, tenant: str | None, by: Sequence[str], most: int) -> list[Used]:
         """Days `since` to `until`, both included: one tenant's or all, as `router.usage.grouped`, the first `most`."""
         ...

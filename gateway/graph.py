@@ -60,6 +60,7 @@ from gateway.upkeep.moves import Moves
 from gateway.upkeep.prefetcher import Prefetcher
 from gateway.upkeep.reaper import Reaper
 from gateway.upkeep.scrubber import Scrubber
+from gateway.upkeep.usage_pruner import UsagePruner
 from observability.telemetry import Telemetry
 from router.fairness import Turns
 from router.policies import CHOICES
@@ -188,6 +189,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         parts.store, shelf, pool, ledger, ram, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
     )
     usage = UsageBooks(parts.store, now=now)
+    pruner = UsagePruner(parts.store, keep_days=config.usage.keep_days, now=now)
     bookings = Bookings(shelf, uses, prefetcher, usage, speeds, ttl_refresh=config.retention.ttl_refresh)
     gatherer = Gatherer(
         asker,
@@ -226,7 +228,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         await catalog_watcher.apply()
         running = [
             *(part.watch() for part in (pool, hosts, catalog_watcher, tenant_limits)),
-            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber)),
+            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber, pruner)),
             *(part.run() for part in (uses, speeds, usage, authenticator, streams, counters)),
             *(observer(ledger) for observer in parts.observers),
             *([describer.run()] if config.ingestion.describe else []),

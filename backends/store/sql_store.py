@@ -193,6 +193,11 @@ class SqlStore:
                 added = {name: usage.c[name] + upsert.excluded[name] for name in COUNTS}
                 await connection.execute(upsert.on_conflict_do_update(index_elements=list(usage.primary_key), set_=added))
 
+    async def remove_usage(self, before: str) -> int:
+        async with self._database.write() as connection:
+            removed = await connection.execute(delete(usage).where(usage.c.day < before))
+        return removed.rowcount
+
     async def usage(self, *, since: str, until: str, tenant: str | None, by: Sequence[str], most: int) -> list[Used]:
         columns = [usage.c[name] for name in by]
         added = select(*columns, *(func.sum(usage.c[name]).label(name) for name in COUNTS))

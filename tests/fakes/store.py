@@ -168,6 +168,13 @@ class MemoryStore:
         for row in rows:
             self._usage[row.place] = self._usage[row.place].plus(row) if row.place in self._usage else row
 
+    async def remove_usage(self, before: str) -> int:
+        await self._turn()
+        gone = [place for place, row in self._usage.items() if row.day < before]
+        for place in gone:
+            del self._usage[place]
+        return len(gone)
+
     async def usage(self, *, since: str, until: str, tenant: str | None, by: Sequence[str], most: int) -> list[Used]:
         await self._turn()
         rows = [row for row in self._usage.values() if since <= row.day <= until and tenant in (None, row.tenant)]
