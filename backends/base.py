@@ -281,12 +281,16 @@ class Store(Protocol):
         """What was last put under this name; None for nothing."""
         ...
 
-    async def put_state(self, name: str, value: bytes, at: float) -> None:
+    async def put_state(self, name: str, value: bytes, at: float, *audit: AuditEntry) -> None:
         """Keep `value`, put at the time `at`, in the place of what this name had."""
         ...
 
     async def add_usage(self, rows: Sequence[Used]) -> None:
         """Add each to what is stored of its tenant, key, document and day."""
+        ...
+
+    async def remove_usage(self, before: str) -> int:
+        """Remove the rows of days before this one; how many there were."""
         ...
 
     async def usage(self, *, since: str, until: str, tenant: str | None, by: Sequence[str], most: int) -> list[Used]:

@@ -51,9 +51,9 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     at: float
     actor: str
-    """A key's id, `cli:` and the operating system's user, or `nobody`."""
+    """A key's id, `cli:` and the operating system's user, `catalog` for the catalog file, or `nobody`."""
     origin: str
-    """A network address, or `cli`."""
+    """A network address, `cli`, or the file's name."""
     action: str
     """What was done, e.g. `key.create`."""
     target: str

@@ -33,6 +33,7 @@ from gateway.sections import (
     Server,
     StorageUrl,
     Telemetry,
+    Usage,
 )
 from gateway.strict_yaml import ConfigError
 
@@ -68,6 +69,7 @@ class Config(msgspec.Struct, frozen=True):
     disk: Disk = Disk()
     ram: Ram = Ram()
     retention: Retention = Retention()
+    usage: Usage = Usage()
     telemetry: Telemetry = Telemetry()
     allow_cache_bypass: bool = False
     """Honour a request's `cache-control: no-cache` (answered with no KV reused and none kept): to compare warm with cold."""

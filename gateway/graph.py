@@ -32,6 +32,7 @@ from gateway.ingestion.renewal import Renewal
 from gateway.parts import Parts
 from gateway.pool import WorkerPool
 from gateway.shelf.catalog_file import CatalogWatcher
+from gateway.shelf.charges import ReadingCharges
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.shelf.matchings import Matchings
@@ -60,6 +61,7 @@ from gateway.upkeep.moves import Moves
 from gateway.upkeep.prefetcher import Prefetcher
 from gateway.upkeep.reaper import Reaper
 from gateway.upkeep.scrubber import Scrubber
+from gateway.upkeep.usage_pruner import UsagePruner
 from observability.telemetry import Telemetry
 from router.fairness import Turns
 from router.policies import CHOICES
@@ -132,7 +134,8 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
     )
     matchings = Matchings(parts.store, now=now)
     classifier = Classifier(parts.store, parts.embedder, matchings, telemetry, config.routing, problem=parts.embedder_problem)
-    shelf = Shelf(parts.store, classifier, reading, keeper.check, now=now)
+    charges = ReadingCharges()
+    shelf = Shelf(parts.store, classifier, reading, keeper.check, charges, now=now)
     volumes = Volumes(shelf, parts.store, reading, keeper.check)
     extractor = Extractor(config.extraction)
     prefixes = PrefixCache(parts.store, config.model.name)
@@ -162,7 +165,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         model=config.model.name,
         segment_target_s=config.ingestion.segment_target_s,
     )
-    ingestion = Ingestion(shelf, pool, reader, telemetry)
+    ingestion = Ingestion(shelf, pool, reader, charges, telemetry)
     describer = Describer(parts.store, shelf, pool, prefixes, ledger, reading, rest_s=engine.check_interval_s)
     renewal = Renewal(shelf, uses)
     reaper = Reaper(parts.store, shelf, ledger, prefixes, classifier, hosts)
@@ -170,7 +173,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         shelf, reader, hosts, ram, prefixes, ledger, telemetry, workers=[worker.name for worker in parts.workers], now=now
     )
     housekeeper = Housekeeper(parts.store, shelf, hosts, keeper, moves, ledger, config.disk, now=now)
-    catalog_watcher = CatalogWatcher(config.catalog, shelf, volumes, extractor)
+    catalog_watcher = CatalogWatcher(config.catalog, shelf, volumes, extractor, audit)
     cold = ColdQuestions(hosts, keeper)
     scrubber = Scrubber(
         shelf,
@@ -189,6 +192,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         parts.store, shelf, pool, ledger, ram, ram_quotas, moves, telemetry, enabled=CHOICES[config.ram.policy].prefetch, now=now
     )
     usage = UsageBooks(parts.store, now=now)
+    pruner = UsagePruner(parts.store, keep_days=config.usage.keep_days, now=now)
     bookings = Bookings(shelf, uses, prefetcher, usage, speeds, ttl_refresh=config.retention.ttl_refresh)
     gatherer = Gatherer(
         asker,
@@ -227,7 +231,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         await catalog_watcher.apply()
         running = [
             *(part.watch() for part in (pool, hosts, catalog_watcher, tenant_limits)),
-            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber)),
+            *(part.run() for part in (ingestion, volumes, reaper, housekeeper, ram, prefetcher, renewal, scrubber, pruner)),
             *(part.run() for part in (uses, speeds, usage, authenticator, streams, counters)),
             *(observer(ledger) for observer in parts.observers),
             *([describer.run()] if config.ingestion.describe else []),

@@ -245,6 +245,13 @@ class Retention(msgspec.Struct, frozen=True):
     """A question moves its document's expiry on by the document's TTL."""
 
 
+class Usage(msgspec.Struct, frozen=True):
+    """What tenants used, by key, document and day (`/v1/usage`)."""
+
+    keep_days: Annotated[int, Meta(ge=1, le=36_500)] | None = 400
+    """What was used on days longer past than this is forgotten; null: nothing is."""
+
+
 class Telemetry(msgspec.Struct, frozen=True):
     otlp_endpoint: HttpUrl | None = None
     """An OpenTelemetry collector's base URL (OTLP over HTTP), e.g. http://127.0.0.1:4318."""

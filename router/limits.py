@@ -37,7 +37,9 @@ class Rates(msgspec.Struct, frozen=True, omit_defaults=True):
     """Questions under way at once, streamed or not."""
     tokens_per_minute: Count | None = None
     token_budget: Count | None = None
-    """Tokens in a `budget_period`."""
+    """Tokens in a `budget_period`, those of readings among them: a document that is added takes its own before it is stored.
+
+    A minute's tokens it takes none of: it may be longer than these, and how fast it is read is the gateway's business."""
     budget_period: Literal["day", "month"] | None = None
     """The calendar's, in UTC; a day where a budget says nothing."""
 

@@ -178,9 +178,10 @@ class SqlStore:
             rows = await connection.execute(select(states.c.value).where(states.c.name == name))
         return rows.scalar_one_or_none()
 
-    async def put_state(self, name: str, value: bytes, at: float) -> None:
+    async def put_state(self, name: str, value: bytes, at: float, *audit: AuditEntry) -> None:
         async with self._database.write() as connection:
             await _put(connection, states, {"name": name, "value": value, "updated_at": at})
+            await _note(connection, audit)
 
     # --- usage
 
@@ -191,6 +192,11 @@ class SqlStore:
                 upsert = _insert(connection, usage, msgspec.structs.asdict(row))
                 added = {name: usage.c[name] + upsert.excluded[name] for name in COUNTS}
                 await connection.execute(upsert.on_conflict_do_update(index_elements=list(usage.primary_key), set_=added))
+
+    async def remove_usage(self, before: str) -> int:
+        async with self._database.write() as connection:
+            removed = await connection.execute(delete(usage).where(usage.c.day < before))
+        return removed.rowcount
 
     async def usage(self, *, since: str, until: str, tenant: str | None, by: Sequence[str], most: int) -> list[Used]:
         columns = [usage.c[name] for name in by]

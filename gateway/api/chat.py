@@ -125,7 +125,7 @@ class ChatHandler:
         if len(request.named) > 1:
             await self._answer_of_several(principal, request, question, course, send)
             return
-        chosen = course.chosen = await self._choose(principal, request)
+        chosen = course.chosen = await self._choose(principal, request, course.admission)
         self._bookings.asked(chosen)
         async with self._asker.ask(question, chosen, course) as deltas:
             self._bookings.begun(principal.tenant, chosen)
@@ -146,7 +146,7 @@ class ChatHandler:
             async with self._gatherer.ask(question, several, course) as gathered:
                 course.outcome = await self._send_answer(request, several, gathered.deltas, course, send, gathered.sources)
 
-    async def _choose(self, principal: Principal, request: ChatRequest) -> Chosen:
+    async def _choose(self, principal: Principal, request: ChatRequest, admission: Admission | None) -> Chosen:
         """The document and the version that answers. Raises NotFound, Unrouted or NotReady."""
         score: float | None = None
         if request.named:
@@ -155,7 +155,7 @@ class ChatHandler:
             decision = await self._classifier.find(
                 self._shelf.catalog, principal.viewer, request.questions, leading=self._prefetcher.hint
             )
-            decision = await self._second_look.take(decision, principal.viewer, request.questions[-1])
+            decision = await self._second_look.take(decision, principal.viewer, request.questions[-1], admission)
             if not isinstance(decision, Route):
                 raise _unrouted(decision)
             document, score = self._shelf.catalog.find(principal.viewer, decision.document), decision.score

@@ -24,6 +24,7 @@ from gateway.api.documents_views import (
     DocumentViews,
     NewDocument,
 )
+from gateway.api.limits_api import admission_of
 from gateway.errors import Forbidden
 from gateway.shelf.documents import Shelf
 from gateway.shelf.volumes import Volumes
@@ -151,7 +152,15 @@ async def _put(
     descriptor = Descriptor(title, new.summary, new.tags, new.questions, new.aliases)
     entry = _entry(audit, request, "document.add" if before is None else "document.replace", owner, document_id)
     with quotas.adding(shelf.catalog, owner, document_id):
-        document = await volumes.put(owner, document_id, text, descriptor, retention=new.retention(), audit=(entry,))
+        document = await volumes.put(
+            owner,
+            document_id,
+            text,
+            descriptor,
+            retention=new.retention(),
+            audit=(entry,),
+            payer=admission_of(request.scope),
+        )
     view = views.of(document, principal.tenant)
     return Response(view, status_code=202 if view.job is not None else 200)
 

@@ -9,15 +9,18 @@ from litestar import Request, delete, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
+from backends.records import AuditEntry
 from gateway.api.description import TAKES, Takes
 from gateway.api.documents_api import decode
+from gateway.api.limits_api import admission_of
 from gateway.asking.second_look import SecondLook
 from gateway.errors import Forbidden
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.shelf.tuning import MAX_QUESTIONS, Fitted, Tuning
+from gateway.tenants.audit import AuditLog
 from gateway.tenants.authenticator import Principal
-from gateway.tenants.doors import needs
+from gateway.tenants.doors import actor_of, needs
 from router.evaluation import Labelled
 from router.matching import Match, Route
 
@@ -62,7 +65,7 @@ async def route(
     catalog, turns = shelf.catalog, (*asked.earlier, asked.question)
     decision = await classifier.find(catalog, request.auth.viewer, turns)
     if asked.second_look:
-        decision = await second_look.take(decision, request.auth.viewer, asked.question)
+        decision = await second_look.take(decision, request.auth.viewer, asked.question, admission_of(request.scope))
     found = decision if isinstance(decision, Route) else None
     tag = str(type(decision).__struct_config__.tag)
     if found is None:
@@ -74,18 +77,29 @@ async def route(
 
 
 @post("/v1/route/fit", status_code=200, tags=["routing"], opt=needs("write") | {TAKES: Takes(FitRequest)})
-async def fit(shelf: NamedDependency[Shelf], tuning: NamedDependency[Tuning], request: Request[Any, Principal, Any]) -> Fitted:
+async def fit(
+    shelf: NamedDependency[Shelf],
+    tuning: NamedDependency[Tuning],
+    audit: NamedDependency[AuditLog],
+    request: Request[Any, Principal, Any],
+) -> Fitted:
     """Fit this tenant's routing to labelled questions, say what that gives on questions held out, and keep it if it is better."""
     _need_all(request.auth)
     asked = decode(await request.body(), FitRequest)
-    return await tuning.fit(shelf.catalog, request.auth.viewer, asked.questions)
+    entry = _entry(audit, request, "routing.fit", questions=len(asked.questions))
+    return await tuning.fit(shelf.catalog, request.auth.viewer, asked.questions, entry)
 
 
 @delete("/v1/route/fit", status_code=200, tags=["routing"], opt=needs("write"))
-async def reset(tuning: NamedDependency[Tuning], request: Request[Any, Principal, Any]) -> Reset:
+async def reset(tuning: NamedDependency[Tuning], audit: NamedDependency[AuditLog], request: Request[Any, Principal, Any]) -> Reset:
     """Back to the parameters that kvshelf ships."""
     _need_all(request.auth)
-    return Reset(await tuning.reset(request.auth.tenant))
+    return Reset(await tuning.reset(request.auth.tenant, _entry(audit, request, "routing.reset")))
+
+
+def _entry(audit: AuditLog, request: Request[Any, Principal, Any], action: str, **details: Any) -> AuditEntry:
+    tenant = request.auth.tenant
+    return audit.entry(actor_of(request), action, tenant, tenant, **details)
 
 
 def _need_all(principal: Principal) -> None:

@@ -4,7 +4,8 @@
 2. All at once, one token each, within a time limit; what has not answered by then is aborted.
 3. What follows is `router/second_look.py`'s. Whatever goes wrong, the first decision stands.
 
-It is part of finding the document: neither a question of the tenant's nor a use of the document is booked.
+It is part of finding the document: neither a question of the tenant's nor a use of the document is booked. But what was computed
+is charged to the asking tenant's and key's tokens; where these have no room, it is not taken.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections.abc import Sequence
 
 import structlog
 
+from gateway.errors import LimitReached
 from gateway.pool import WorkerPool
 from gateway.sections import Routing
 from gateway.sections import SecondLook as Limits
 from gateway.shelf.documents import Shelf
 from gateway.shelf.prefixes import PrefixCache
 from gateway.shelf.reading import Reading
+from gateway.tenants.limiter import Admission
 from observability.telemetry import OUTCOME, Telemetry
 from router.documents import DocumentId, Version, VersionState
 from router.errors import KvshelfError, NotFound
@@ -54,28 +57,40 @@ class SecondLook:
         self._telemetry = telemetry
         self._routing = routing
 
-    async def take(self, decision: Decision, viewer: Viewer, question: str) -> Decision:
-        """The decision about this question, after a second look where one is worth while and can be had."""
+    async def take(self, decision: Decision, viewer: Viewer, question: str, admission: Admission | None = None) -> Decision:
+        """The decision about this question, after a second look where one is worth while and can be had.
+
+        `admission`: what the request may take, None for no limits.
+        """
         limits = self._routing.second_look
         if limits is None or not doubtful(decision, lead_below=limits.lead_below):
             return decision
-        outcome, found = await self._look(limits, decision, viewer, question)
+        outcome, found = await self._look(limits, decision, viewer, question, admission)
         self._telemetry.second_looks.add(1, {OUTCOME: outcome})
         return found
 
-    async def _look(self, limits: Limits, decision: Decision, viewer: Viewer, question: str) -> tuple[str, Decision]:
+    async def _look(
+        self, limits: Limits, decision: Decision, viewer: Viewer, question: str, admission: Admission | None
+    ) -> tuple[str, Decision]:
         warm = self._warm(decision.candidates[: limits.candidates], viewer)
         if len(warm) < 2:
             return "cold", decision  # of one alone it could not be told from its habit
         turns = ({"role": "user", "content": wording(question)},)
         suffix = suffix_ids(self._reading.layout, self._reading.tokenizer, turns)
-        asked = {document: asyncio.create_task(self._verdict(version, suffix)) for document, version in warm.items()}
+        try:
+            hold = await admission.reserve(len(warm) * len(suffix), len(warm)) if admission is not None else None
+        except LimitReached:
+            return "no_tokens", decision
+        took: list[int] = []
+        asked = {document: asyncio.create_task(self._verdict(version, suffix, took)) for document, version in warm.items()}
         try:
             _, late = await asyncio.wait(asked.values(), timeout=limits.time_limit_s)
         finally:
             for task in asked.values():
                 task.cancel()
             await asyncio.gather(*asked.values(), return_exceptions=True)
+            if hold is not None:
+                hold.settle(sum(took))
         told = {document: task.result() for document, task in asked.items() if task not in late}
         verdicts = {document: word for document, word in told.items() if word is not None}
         if len(verdicts) < 2:
@@ -97,8 +112,8 @@ class SecondLook:
                 found[document.id] = version
         return found
 
-    async def _verdict(self, version: Version, suffix: list[int]) -> float | None:
-        """The engine's word on one document; None where it has none."""
+    async def _verdict(self, version: Version, suffix: list[int], took: list[int]) -> float | None:
+        """The engine's word on one document; None where it has none. The tokens that were computed are added to `took`."""
         self._ledger.lease(version)
         try:
             prefix = await self._prefixes.get(version)
@@ -110,6 +125,8 @@ class SecondLook:
             with self._pool.slot(worker), self._pool.waiting(worker):
                 async with worker.complete(request) as deltas:
                     async for delta in deltas:
+                        if (usage := delta.usage) is not None:
+                            took.append(max(usage.prompt_tokens - usage.cached_tokens, 0) + usage.completion_tokens)
                         alternatives = delta.logprobs.top_logprobs if delta.logprobs is not None else None
                         if word is None and alternatives and alternatives[0]:
                             word = verdict(alternatives[0])

@@ -39,7 +39,7 @@ def _limits(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--tokens-per-minute", type=click.IntRange(min=0), help="Computed: prompts without what is cached, and answers."
             ),
-            click.option("--token-budget", type=click.IntRange(min=0), help="Tokens a day or month."),
+            click.option("--token-budget", type=click.IntRange(min=0), help="Tokens a day or month, those of readings too."),
             click.option("--budget-period", type=click.Choice(["day", "month"]), help="Of the budget; by default a day."),
         )
     ):

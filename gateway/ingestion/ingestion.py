@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from gateway.ingestion.reader import NotKept, Reader
 from gateway.pool import WorkerPool
+from gateway.shelf.charges import ReadingCharges
 from gateway.shelf.documents import Shelf
 from observability.telemetry import DOCUMENT, OUTCOME, READING_SPAN, Telemetry
 from router.documents import DocumentId, Owner, Version, VersionId, VersionState
@@ -38,8 +39,9 @@ _Job = tuple[Owner, DocumentId, VersionId]
 
 
 class Ingestion:
-    def __init__(self, shelf: Shelf, pool: WorkerPool, reader: Reader, telemetry: Telemetry) -> None:
+    def __init__(self, shelf: Shelf, pool: WorkerPool, reader: Reader, charges: ReadingCharges, telemetry: Telemetry) -> None:
         self._shelf = shelf
+        self._charges = charges
         self._pool = pool
         self._reader = reader
         self._telemetry = telemetry
@@ -81,8 +83,9 @@ class Ingestion:
         outcome = "superseded"
         with self._telemetry.span(READING_SPAN, {DOCUMENT: document_id}) as span:
             try:
-                if await self._course(owner, document_id, version_id):
-                    outcome = "ready"
+                with self._charges.reading((owner, document_id), version_id):
+                    if await self._course(owner, document_id, version_id):
+                        outcome = "ready"
             except NotFound:
                 pass  # removed meanwhile
             except KvshelfError as error:
@@ -100,6 +103,7 @@ class Ingestion:
         failures = 0
 
         async def progress(read_tokens: int) -> bool:
+            self._charges.read((owner, document_id), version_id, read_tokens)
             version = self._shelf.incoming(owner, document_id, version_id)
             if version is None:
                 return False

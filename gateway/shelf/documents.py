@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from backends.base import Store
 from backends.records import AuditEntry
+from gateway.shelf.charges import Payer, ReadingCharges
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.reading import Reading, readable
 from router.catalog import Catalog
@@ -34,6 +35,7 @@ class Shelf:
         classifier: Classifier,
         reading: Reading,
         need_room: Callable[[Catalog, Owner, int], Awaitable[None]],
+        charges: ReadingCharges,
         *,
         now: Callable[[], float],
     ) -> None:
@@ -43,6 +45,7 @@ class Shelf:
         self._classifier = classifier
         self._reading = reading
         self._need_room = need_room
+        self._charges = charges
         self.now = now
         self._locks: defaultdict[Key, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.change = asyncio.Event()
@@ -99,13 +102,14 @@ class Shelf:
         needs_room: bool = True,
         part: Part | None = None,
         audit: Sequence[AuditEntry] = (),
+        payer: Payer | None = None,
     ) -> Document:
         """Make this text the document's content: a new document, a new version, or nothing where it is the same.
 
         The version that answers goes on answering until the new one is ready. Raises InvalidRequest for an empty
         text and a retention that can't be, NotText for a text with NULs, DocumentTooLong for one that leaves no room to
-        answer, and StorageFull where the disk tier has none (unless its room isn't needed at once). `part`: of a new volume.
-        `audit`: what is told of it, stored with it, here and below.
+        answer, StorageFull where the disk tier has none (unless its room isn't needed at once), and BudgetSpent where `payer`
+        can't pay for its reading. `part`: of a new volume. `audit`: what is told of it, stored with it, here and below.
         """
         text = readable(raw)
         digest = content_digest(text)
@@ -119,7 +123,7 @@ class Shelf:
                 is_told = same.descriptor != before.descriptor or same.incoming is not before.incoming
                 return await self._save(replace(same, updated_at=now), text if is_told else "", audit)
             before = before or Document(owner=owner, id=document_id, descriptor=descriptor, part=part)
-            return await self._add(before, text, descriptor, source, retention, needs_room=needs_room, audit=audit)
+            return await self._add(before, text, descriptor, source, retention, needs_room=needs_room, audit=audit, payer=payer)
 
     async def amend(
         self,
@@ -186,6 +190,7 @@ class Shelf:
             await self._store.remove_document(owner, document_id, *audit)
             if document is not None:
                 self.catalog = self.catalog.without(owner, document_id)
+                self._charges.seen((owner, document_id), None)
                 self._announce()
                 log.info("document_removed", document=document_id)
 
@@ -233,6 +238,7 @@ class Shelf:
         *,
         needs_room: bool,
         audit: Sequence[AuditEntry] = (),
+        payer: Payer | None = None,
     ) -> Document:
         """Make a version of this text for the document, whose lock is held. Raises as `put` does."""
         version, content = await asyncio.to_thread(self._reading.version, before.owner, before.id, text, self.now())
@@ -243,7 +249,8 @@ class Shelf:
         document = replace(document, source=source, incoming=version, coming=(), updated_at=now)
         document = replace(document, created_at=before.created_at or now)
         document = retain(document, retention, now=now, new_content=is_new(version.digest, before))
-        await self._store.add_version(document, version, content, *audit)
+        async with self._charges.taken(payer, (before.owner, before.id), version):
+            await self._store.add_version(document, version, content, *audit)
         self._show(document)
         log.info("version_added", document=before.id, version=version.id, prefix_tokens=version.prefix_tokens)
         return document
@@ -271,18 +278,9 @@ class Shelf:
 
     def _unchanged(self, before: Document, digest: str) -> Document | None:
         """The document as it should stay if this content is its current or coming one already, else None."""
-
-        def is_it(version: Version | None) -> bool:
-            return (
-                version is not None
-                and version.digest == digest
-                and self._reading.reads(version)
-                and version.state is not VersionState.FAILED
-            )
-
-        if is_it(before.incoming):
+        if self._reading.holds(before.incoming, digest):
             return before
-        return replace(before, incoming=None, coming=()) if is_it(before.current) else None
+        return replace(before, incoming=None, coming=()) if self._reading.holds(before.current, digest) else None
 
     async def _save(self, document: Document, text: str, audit: Sequence[AuditEntry] = ()) -> Document:
         await self._store.put_document(document, *audit)
@@ -293,6 +291,7 @@ class Shelf:
 
     def _show(self, document: Document) -> None:
         self.catalog = self.catalog.with_document(document)
+        self._charges.seen((document.owner, document.id), document)
         self._announce()
 
     def _announce(self) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from backends.base import Store
+from backends.records import AuditEntry
 from router.defaults import MATCHING
 from router.documents import TenantId
 from router.errors import StoreUnavailable
@@ -43,9 +44,9 @@ class Matchings:
                 self._known[tenant] = found, self._now()
         return self._known[tenant][0] if tenant in self._known else MATCHING
 
-    async def put(self, tenant: TenantId, matching: Matching | None) -> None:
-        """None: the shipped one again."""
-        await self._store.put_state(_name(tenant), msgspec.json.encode(matching), self._now())
+    async def put(self, tenant: TenantId, matching: Matching | None, *audit: AuditEntry) -> None:
+        """None: the shipped one again. `audit`: what is told of it, stored with it."""
+        await self._store.put_state(_name(tenant), msgspec.json.encode(matching), self._now(), *audit)
         self._known[tenant] = matching or MATCHING, self._now()
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from backends.base import Content
 from backends.extract import NotText
-from router.documents import DocumentId, Owner, Version, VersionId, content_digest, version_salt
+from router.documents import DocumentId, Owner, Version, VersionId, VersionState, content_digest, version_salt
 from router.errors import DocumentTooLong, InvalidRequest
 from router.prompts import PromptLayout, Tokenizer, clean_text, ids_to_bytes, prefix_of
 from router.volumes import Volume, split
@@ -40,6 +40,10 @@ class Reading(msgspec.Struct, frozen=True):
     def reads(self, version: Version) -> bool:
         """Whether the engine as it is now can use the version's KV. One of another engine, model or layout is stale."""
         return version.fingerprint == self.fingerprint
+
+    def holds(self, version: Version | None, digest: str) -> bool:
+        """Whether the version is this content, and answers or will: not one that failed or is stale."""
+        return version is not None and version.digest == digest and self.reads(version) and version.state is not VersionState.FAILED
 
     def version(self, owner: Owner, document_id: DocumentId, text: str, now: float) -> tuple[Version, Content]:
         """A new version of this text (`clean_text`'s). Costs time in proportion to it.

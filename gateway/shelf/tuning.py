@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from backends.records import AuditEntry
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.matchings import Matchings
 from router.catalog import Catalog
@@ -44,20 +45,20 @@ class Tuning:
         self._matchings = matchings
         self._thresholds = thresholds
 
-    async def fit(self, catalog: Catalog, viewer: Viewer, labelled: Sequence[Labelled]) -> Fitted:
-        """Fit, judge, and keep what is better. Raises InvalidRequest for questions that can't be fitted to."""
+    async def fit(self, catalog: Catalog, viewer: Viewer, labelled: Sequence[Labelled], *audit: AuditEntry) -> Fitted:
+        """Fit, judge, and keep what is better, with `audit`. Raises InvalidRequest for questions that can't be fitted to."""
         before = await self._matchings.get(viewer.tenant)
         check(labelled, await self._classifier.documents(catalog, viewer))
         documents, examples = await self._classifier.examples(catalog, viewer, labelled)
         matching, found = await asyncio.to_thread(fitted, documents, labelled, examples, before, self._thresholds)
         if found.kept:
-            await self._matchings.put(viewer.tenant, matching)
+            await self._matchings.put(viewer.tenant, matching, *audit)
         return found
 
-    async def reset(self, tenant: TenantId) -> bool:
-        """Weigh as kvshelf ships it again; whether anything else was used."""
+    async def reset(self, tenant: TenantId, *audit: AuditEntry) -> bool:
+        """Weigh as kvshelf ships it again; whether anything else was used, as far as this gateway had heard."""
         was_fitted = await self._matchings.get(tenant) != MATCHING
-        await self._matchings.put(tenant, None)
+        await self._matchings.put(tenant, None, *audit)
         return was_fitted
 
 

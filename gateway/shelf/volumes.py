@@ -21,10 +21,11 @@ from msgspec.structs import replace
 
 from backends.base import Store
 from backends.records import AuditEntry
+from gateway.shelf.charges import Payer, prepaid
 from gateway.shelf.documents import Shelf
 from gateway.shelf.reading import Reading
 from router.catalog import Catalog
-from router.documents import Descriptor, Document, DocumentId, Key, Owner, Part, volume_id
+from router.documents import Descriptor, Document, DocumentId, Key, Owner, Part, content_digest, volume_id
 from router.errors import DocumentTooLong, KvshelfError
 from router.prompts import clean_text
 from router.retention import KEPT, Retention, retain
@@ -57,10 +58,13 @@ class Volumes:
         source: str = "api",
         retention: Retention = KEPT,
         audit: Sequence[AuditEntry] = (),
+        payer: Payer | None = None,
     ) -> Document:
-        """As `Shelf.put`, but a text that is too long becomes volumes, where it may."""
+        """As `Shelf.put`, but a text that is too long becomes volumes, where it may: paid for together, or not at all."""
         try:
-            return await self._shelf.put(owner, document_id, raw, descriptor, source=source, retention=retention, audit=audit)
+            return await self._shelf.put(
+                owner, document_id, raw, descriptor, source=source, retention=retention, audit=audit, payer=payer
+            )
         except DocumentTooLong:
             if self._reading.max_volumes == 1:
                 raise
@@ -77,7 +81,7 @@ class Volumes:
                 return changed if changed == before else replace(changed, updated_at=self._shelf.now())
 
             linked(self._shelf.catalog.get(owner, document_id))  # what can't be asked of its retention is refused first
-            await self._add(owner, document_id, pieces, descriptor, source)
+            await self._add(owner, document_id, pieces, descriptor, source, payer)
             document = await self._shelf.change_to(owner, document_id, put, audit)
         return document if document is not None else put(None)
 
@@ -118,19 +122,31 @@ class Volumes:
         return replace(document, incoming=None, coming=ids if ids != before.volumes or before.current else ())
 
     async def _add(
-        self, owner: Owner, document_id: DocumentId, pieces: Sequence[Volume], descriptor: Descriptor, source: str
+        self,
+        owner: Owner,
+        document_id: DocumentId,
+        pieces: Sequence[Volume],
+        descriptor: Descriptor,
+        source: str,
+        payer: Payer | None,
     ) -> None:
-        """Have those read that aren't yet. Raises StorageFull where no host could keep all of them."""
+        """Have those read that aren't yet. Raises StorageFull where no host could keep all of them, and BudgetSpent."""
         texts = [piece.text for piece in pieces]
-        new = [text for text in texts if self._shelf.catalog.get(owner, volume_id(document_id, text)) is None]
-        if new:
-            tokens = await asyncio.to_thread(lambda: sum(map(self._reading.prefix_tokens, new)))
-            await self._need_room(self._shelf.catalog, owner, tokens)
-        for piece, questions in zip(pieces, assigned(descriptor.questions, texts), strict=True):
-            part = Part(document_id, piece.headings)
-            about = _about(descriptor, part, questions)
-            volume = volume_id(document_id, piece.text)
-            await self._shelf.put(owner, volume, piece.text, about, source=source, needs_room=False, part=part)
+        there = {text: self._shelf.catalog.get(owner, volume_id(document_id, text)) for text in texts}
+        unread = [text for text, found in there.items() if not self._is_read(found, text)]
+        tokens = await asyncio.to_thread(lambda: {text: self._reading.prefix_tokens(text) for text in unread})
+        if new := [text for text in unread if there[text] is None]:
+            await self._need_room(self._shelf.catalog, owner, sum(tokens[text] for text in new))
+        async with prepaid(payer, sum(tokens.values())) as paying:
+            for piece, questions in zip(pieces, assigned(descriptor.questions, texts), strict=True):
+                part = Part(document_id, piece.headings)
+                about = _about(descriptor, part, questions)
+                volume = volume_id(document_id, piece.text)
+                await self._shelf.put(owner, volume, piece.text, about, source=source, needs_room=False, part=part, payer=paying)
+
+    def _is_read(self, volume: Document | None, text: str) -> bool:
+        """Whether it has this content, or is being read."""
+        return volume is not None and any(self._reading.holds(version, content_digest(text)) for version in volume.versions)
 
     def _due(self) -> list[Key]:
         """The documents that `tend` would do something for."""

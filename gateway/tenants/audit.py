@@ -25,7 +25,7 @@ MAX_TARGET = 300
 
 
 class Actor(msgspec.Struct, frozen=True):
-    """Who acts: a key's id, or `cli:` and the operating system's user; from where: a network address, or `cli`."""
+    """Who acts: a key's id, `cli:` and the operating system's user, or `catalog`; from where: a network address, `cli`, or a file's name."""
 
     name: str
     origin: str

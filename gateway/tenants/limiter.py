@@ -5,6 +5,8 @@
 3. Once it is laid out it reserves the tokens that it may take: what has to be computed of its prompt, and its longest answer.
 4. At its end what it did take is settled. What was refused, cancelled before the first token, or failed by no fault of the
    client's gives everything back, the request as well.
+5. A document takes what its reading computes, from the budgets alone: it may be longer than a minute's tokens, and how fast it
+   is read is the gateway's business. `gateway/shelf/charges.py` gives back what came to nothing.
 
 A request that a client got wrong stays a request: it was work, and would else be free to send without end.
 """
@@ -33,26 +35,34 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Hold:
-    """Tokens that a question holds: reserved, and settled once."""
+    """Tokens that a question or a reading holds: reserved, and settled once."""
 
-    __slots__ = ("_charges", "_counters", "_settled", "_shared")
+    __slots__ = ("_charges", "_counters", "_pending", "_shared")
 
-    def __init__(self, counters: Counters, charges: Sequence[Charge], *, shared: bool) -> None:
+    def __init__(self, counters: Counters, charges: Sequence[Charge], *, shared: bool, spent: bool = False) -> None:
+        """`spent`: they count as that from the start, and so are saved; otherwise only once they are settled."""
         self._counters = counters
         self._charges = charges
         self._shared = shared
-        self._settled = False
-        if not shared:
+        self._pending = not (shared or spent)
+        if self._pending:
             counters.reserved(charges, 1)
 
     def settle(self, tokens: int) -> None:
         """So many were taken: the rest is given back, or what is lacking taken as well. Again, it settles anew."""
         back = [replace(charge, amount=charge.amount - tokens) for charge in self._charges]
-        if not self._settled and not self._shared:
+        if self._pending:
             self._counters.reserved(self._charges, -1)
-        self._settled = True
+        self._pending = False
         self._counters.give(back, shared=self._shared)
         self._charges = [replace(charge, amount=tokens) for charge in self._charges]
+
+    def part(self, tokens: int) -> Hold:
+        """So many of what is spent as a hold of its own, and no more than there are; the rest stays with this one."""
+        rest = [max(charge.amount - tokens, 0) for charge in self._charges]
+        taken = [replace(charge, amount=charge.amount - left) for charge, left in zip(self._charges, rest, strict=True)]
+        self._charges = [replace(charge, amount=left) for charge, left in zip(self._charges, rest, strict=True)]
+        return Hold(self._counters, taken, shared=self._shared, spent=True)
 
 
 class Admission:
@@ -95,7 +105,7 @@ class Admission:
         standings = [standing(charge, used, now) for charge, used in zip(charges, taken.used, strict=True)]
         self.requests, self.tokens = tightest(standings[: len(requests)]), tightest(standings[len(requests) :])
         if taken.refused is not None:
-            raise self._refusal(charges, taken, now, self.headers)
+            raise self._refusal(charges, taken, now, headers=self.headers)
         self._taken = requests
 
     @asynccontextmanager
@@ -142,9 +152,24 @@ class Admission:
             found = zip(charges[:minutes], taken.used, strict=False)
             self.tokens = tightest(standing(charge, used, now) for charge, used in found)
         if taken.refused is not None:
-            raise self._refusal(charges, taken, now, parts=(prompt_tokens, answer_tokens))
+            parts = f"{prompt_tokens} of its prompt, {answer_tokens} of the longest answer that it asks for"
+            raise self._refusal(charges, taken, now, f"The question may take {prompt_tokens + answer_tokens} tokens ({parts})")
         self._holds.append(hold := Hold(counters, charges, shared=shared))
         return hold
+
+    async def reserve_reading(self, tokens: int) -> Hold | None:
+        """Take so many from the budgets, for a document of this length that is to be read; None where there are no budgets.
+
+        Raises BudgetSpent. They count as spent at once: a restart, which reads on, forgets what might be given back.
+        """
+        counters, now = self._limiter.counters, self._limiter.counters.now()
+        charges = [counters.budget(whose, rates, tokens) for whose, rates in self._accounts if rates.token_budget is not None]
+        if not charges:
+            return None
+        taken, shared = await counters.take(charges)
+        if taken.refused is not None:
+            raise self._refusal(charges, taken, now, f"The document has {tokens} tokens to be read")
+        return Hold(counters, charges, shared=shared, spent=True)
 
     def refund(self) -> None:
         """It came to nothing, and costs nothing."""
@@ -154,28 +179,29 @@ class Admission:
         self._taken = ()
 
     def _refusal(
-        self, charges: Sequence[Charge], taken: Taken, now: float, headers: Headers | None = None, parts: tuple[int, int] = (0, 0)
+        self, charges: Sequence[Charge], taken: Taken, now: float, needs: str = "", headers: Headers | None = None
     ) -> LimitReached:
+        """`needs`: what had no room, in words."""
         number = taken.refused or 0
         charge, used = charges[number], taken.used[number]
         left, wait_s = used.left(charge, now), used.wait_s(charge, now)
         kind, _, whose = charge.account.partition("/")
         again = f"Try again in {duration(wait_s)}." if wait_s is not None else ""
-        needs = f"{charge.amount} tokens ({parts[0]} of its prompt, {parts[1]} of the longest answer that it asks for)"
         error: LimitReached
         if kind == "requests":
             error = LimitReached(f"{_whose(whose)} may make {charge.limit} requests a minute. {again}", limit=charge.limit)
         elif kind == "tokens":
             again = again or "It never will be less: give a smaller `max_tokens`, or have the operator raise the limit."
             error = LimitReached(
-                f"The question may take {needs}, and of the {charge.limit} a minute of {_whose(whose).lower()} {left} are left. {again}",
+                f"{needs}, and of the {charge.limit} a minute of {_whose(whose).lower()} {left} are left. {again}",
                 limit=charge.limit,
             )
         else:
             period = whose.split("/")[0]
+            never = f" It is more than a whole {period}'s." if wait_s is None else ""
             error = BudgetSpent(
-                f"The question may take {needs}, and of the budget of {_whose(whose.partition('/')[2]).lower()}, {charge.limit} tokens "
-                f"a {period}, {left} are left. A new {period} begins in {duration(max(charge.window.end - now, 0))} (UTC).",
+                f"{needs}, and of the budget of {_whose(whose.partition('/')[2]).lower()}, {charge.limit} tokens a {period}, "
+                f"{left} are left. A new {period} begins in {duration(max(charge.window.end - now, 0))} (UTC).{never}",
                 limit=charge.limit,
             )
         error.retry_after_s = max(math.ceil(wait_s), 1) if wait_s is not None else None

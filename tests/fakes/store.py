@@ -154,9 +154,10 @@ class MemoryStore:
         await self._turn()
         return self._states.get(name)
 
-    async def put_state(self, name: str, value: bytes, at: float) -> None:
+    async def put_state(self, name: str, value: bytes, at: float, *audit: AuditEntry) -> None:
         await self._turn()
         self._states[name] = value
+        self._note(audit)
 
     def _note(self, entries: tuple[AuditEntry, ...]) -> None:
         for entry in entries:
@@ -166,6 +167,13 @@ class MemoryStore:
         await self._turn()
         for row in rows:
             self._usage[row.place] = self._usage[row.place].plus(row) if row.place in self._usage else row
+
+    async def remove_usage(self, before: str) -> int:
+        await self._turn()
+        gone = [place for place, row in self._usage.items() if row.day < before]
+        for place in gone:
+            del self._usage[place]
+        return len(gone)
 
     async def usage(self, *, since: str, until: str, tenant: str | None, by: Sequence[str], most: int) -> list[Used]:
         await self._turn()

@@ -9,6 +9,7 @@ import time
 from msgspec.structs import replace
 
 from gateway.pool import WorkerPool
+from gateway.shelf.charges import ReadingCharges
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.shelf.matchings import Matchings
@@ -71,6 +72,7 @@ class Attic:
             Classifier(store, None, Matchings(store, now=time.time), telemetry, Thresholds(0.0, 0.0)),
             Reading(tokenizer, derive(tokenizer, CHUNK), "f", SECRET, CONTEXT, RESERVE),
             _room,
+            ReadingCharges(),
             now=self.clock,
         )
         self.limits: dict[str, Limits] = {}

@@ -13,6 +13,7 @@ from gateway.ingestion.ingestion import ATTEMPTS, Ingestion
 from gateway.ingestion.reader import Reader
 from gateway.pool import WorkerPool
 from gateway.sections import Disk
+from gateway.shelf.charges import ReadingCharges
 from gateway.shelf.classifier import Classifier
 from gateway.shelf.documents import Shelf
 from gateway.shelf.matchings import Matchings
@@ -53,7 +54,8 @@ class Desk:
         classifier = Classifier(self.store, None, Matchings(self.store, now=time.time), telemetry, Thresholds(0.2, 0.02))
         hosts = Hosts([self.kv_server], ledger)
         keeper = DiskKeeper(hosts, ledger, Uses(self.store, now=lambda: 0.0), reading, Disk(), telemetry, token_bytes=1.0)
-        self.shelf = Shelf(self.store, classifier, reading, keeper.check, now=lambda: 0.0)
+        charges = ReadingCharges()
+        self.shelf = Shelf(self.store, classifier, reading, keeper.check, charges, now=lambda: 0.0)
         self.pool = WorkerPool([self.worker], ledger, at_once=8)
         quotas = RamQuotas(self.shelf, ledger)
         ram = RamKeeper(
@@ -74,7 +76,7 @@ class Desk:
             segment_target_s=0.5,
             stored_within_s=WITHIN_S,
         )
-        self.ingestion = Ingestion(self.shelf, self.pool, reader, telemetry)
+        self.ingestion = Ingestion(self.shelf, self.pool, reader, charges, telemetry)
 
     async def put(self) -> None:
         await self.shelf.put(OWNER, LEASE, TEXT, Descriptor("Lease"))

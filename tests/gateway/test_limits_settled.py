@@ -12,7 +12,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from backends.base import Usage
 from gateway.asking.course import Course
-from gateway.sections import Gathering
+from gateway.sections import Gathering, Ram, Routing, SecondLook
 from gateway.tenants.authenticator import Principal
 from router.documents import TenantId
 from router.errors import EngineFailed, EngineUnavailable
@@ -20,6 +20,7 @@ from router.viewers import Viewer
 from tests.fakes.engine import Fault, Gate
 from tests.fakes.gateway import booked, eventually, sse
 from tests.gateway.limited import DOCUMENT, LEASE, MOST, SPENT, SUFFIX, Limited, ask, costs, status
+from tests.gateway.test_second_look import MARGIN, MIN_SCORE, NO, QUESTION, YES, fill, looks, refused
 
 
 @pytest.fixture
@@ -165,3 +166,31 @@ async def test_parts_are_charged_each_and_all_given_back_where_the_whole_fails(t
         worker.before_delta = fail_the_joining
         assert await status(gateway, document=None, documents=["lease", "policy"]) == 502
         assert await costs(gateway) == (1, computed)
+
+
+@pytest.fixture
+async def looking(tmp_path: Path) -> AsyncIterator[Limited]:
+    routing = Routing(min_score=MIN_SCORE, margin=MARGIN, second_look=SecondLook(time_limit_s=20.0))
+    async with Limited(tmp_path, routing=routing, ram=Ram(policy="lru")).running() as running:
+        yield running
+
+
+async def test_a_second_look_is_charged_with_what_it_computed(looking: Limited) -> None:
+    await fill(looking, flat=YES, shop=YES)
+    await looking.limit(tokens_per_minute=10_000, token_budget=10_000)
+    worker = looking.workers[0]
+    before = worker.prefilled_tokens
+    assert await refused(looking) == ["flat", "shop"]
+    computed = worker.prefilled_tokens - before + 2  # and a word of each
+    assert await costs(looking) == (None, computed)
+    assert (await looking.used())["used"]["budget"]["used"] == computed
+    await looking.json("POST", "/v1/route", json={"question": QUESTION, "second_look": True})
+    assert (await costs(looking))[1] > computed
+
+
+async def test_a_second_look_that_the_tokens_have_no_room_for_is_not_taken(looking: Limited) -> None:
+    await fill(looking, flat=YES, shop=NO)
+    await looking.limit(tokens_per_minute=10)
+    assert await refused(looking) == ["flat", "shop"]
+    assert (looking.workers[0].bodies, await looks(looking)) == ([], {"no_tokens": 1})
+    assert await costs(looking) == (None, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from backends.records import AuditEntry
 from gateway.tiers.uses import STATE, Uses
 from router.documents import DocumentId, Owner
 from tests.fakes.store import MemoryStore
@@ -27,10 +28,10 @@ class HeldStore(MemoryStore):
         self.putting = asyncio.Event()
         self.may_put = asyncio.Event()
 
-    async def put_state(self, name: str, value: bytes, at: float) -> None:
+    async def put_state(self, name: str, value: bytes, at: float, *audit: AuditEntry) -> None:
         self.putting.set()
         await self.may_put.wait()
-        await super().put_state(name, value, at)
+        await super().put_state(name, value, at, *audit)
 
 
 async def opened(store: MemoryStore | None = None) -> tuple[MemoryStore, Uses]:

@@ -8,6 +8,7 @@ STORE, REVISION = "backends/store/sql_store.py", "backends/store/migrations/vers
 DOCUMENTS_API, DOORS = "gateway/api/documents_api.py", "gateway/tenants/doors.py"
 
 OF_AUDIT, OF_CLI = "tests/gateway/tenants/test_audit.py", "tests/gateway/cli/test_keys.py"
+OF_OTHERS = "tests/gateway/tenants/test_audit_of_more.py"
 OF_STORE, OF_REVISIONS = "tests/backends/store/test_contract_keys.py", "tests/backends/store/test_migrations.py"
 
 GUARDS: tuple[Guard, ...] = (
@@ -50,8 +51,8 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "adding a document is told of",
         DOCUMENTS_API,
-        "retention=new.retention(), audit=(entry,))",
-        "retention=new.retention())",
+        "            audit=(entry,),\n",
+        "",
         (f"{OF_AUDIT}::test_what_is_done_with_documents_is_told_and_nothing_of_their_text",),
     ),
     Guard(
@@ -67,6 +68,41 @@ GUARDS: tuple[Guard, ...] = (
         "await shelf.remove(document.owner, document.id, entry)",
         "await shelf.remove(document.owner, document.id)",
         (f"{OF_AUDIT}::test_what_is_done_with_documents_is_told_and_nothing_of_their_text",),
+    ),
+    Guard(
+        "what the catalog file adds and changes is told of",
+        "gateway/shelf/catalog_file.py",
+        "                    audit=self._told(path, entry),\n",
+        "",
+        (f"{OF_OTHERS}::test_what_the_catalog_file_adds_changes_and_removes_is_told",),
+    ),
+    Guard(
+        "what the catalog file removes is told of",
+        "gateway/shelf/catalog_file.py",
+        "await self._shelf.remove(document.owner, document.id, *told)",
+        "await self._shelf.remove(document.owner, document.id)",
+        (f"{OF_OTHERS}::test_what_the_catalog_file_adds_changes_and_removes_is_told",),
+    ),
+    Guard(
+        "fitted routing that is kept is told of, with it",
+        "gateway/shelf/tuning.py",
+        "put(viewer.tenant, matching, *audit)",
+        "put(viewer.tenant, matching)",
+        (f"{OF_OTHERS}::test_fitted_routing_is_told_where_it_is_kept_and_where_it_is_reset",),
+    ),
+    Guard(
+        "fitted routing that is reset is told of, with it",
+        "gateway/shelf/tuning.py",
+        "put(tenant, None, *audit)",
+        "put(tenant, None)",
+        (f"{OF_OTHERS}::test_fitted_routing_is_told_where_it_is_kept_and_where_it_is_reset",),
+    ),
+    Guard(
+        "a state is told of in its own transaction",
+        STORE,
+        '"updated_at": at})\n            await _note(connection, audit)\n',
+        '"updated_at": at})\n',
+        (f"{OF_STORE}::test_an_entry_is_written_with_what_it_tells_of",),
     ),
     Guard(
         "refused calls of the operators are told of",

@@ -6,6 +6,7 @@ from tests.guards import Guard
 
 LIMITS = "tests/gateway/test_limits.py"
 SETTLED = "tests/gateway/test_limits_settled.py"
+READINGS = "tests/gateway/test_limits_readings.py"
 
 GUARDS = (
     Guard(
@@ -100,6 +101,48 @@ GUARDS = (
         "if self.usage.prompt_tokens or self.first_token_s is None:",
         "if self.usage.prompt_tokens:",
         (f"{SETTLED}::test_what_a_question_has_spent_at_its_end",),
+    ),
+    Guard(
+        "who adds a document pays for its reading, before it is stored",
+        "gateway/api/documents_api.py",
+        "            payer=admission_of(request.scope),\n",
+        "",
+        (f"{READINGS}::test_what_the_budget_has_no_room_for_is_refused_with_the_numbers_and_nothing_is_stored",),
+    ),
+    Guard(
+        "volumes are paid for together",
+        "gateway/shelf/volumes.py",
+        "prepaid(payer, sum(tokens.values()))",
+        "prepaid(payer, 0)",
+        (f"{READINGS}::test_volumes_are_paid_for_together_and_each_once",),
+    ),
+    Guard(
+        "what was read of a document that went stays charged",
+        "gateway/shelf/charges.py",
+        "charged.hold.settle(charged.read_tokens)",
+        "charged.hold.settle(0)",
+        (f"{READINGS}::test_what_was_not_read_when_it_went_is_given_back", "tests/gateway/test_charges.py"),
+    ),
+    Guard(
+        "the segment under way is paid for, though nobody wants it any more",
+        "gateway/shelf/charges.py",
+        " and version_id not in self._under_way",
+        "",
+        (f"{READINGS}::test_posting_again_and_again_pays_for_every_beginning",),
+    ),
+    Guard(
+        "a restart gives no reading back",
+        "gateway/tenants/limiter.py",
+        "return Hold(counters, charges, shared=shared, spent=True)",
+        "return Hold(counters, charges, shared=shared)",
+        (f"{READINGS}::test_after_a_restart_it_stays_charged",),
+    ),
+    Guard(
+        "a second look is paid for",
+        "gateway/asking/second_look.py",
+        "hold.settle(sum(took))",
+        "hold.settle(0)",
+        (f"{SETTLED}::test_a_second_look_is_charged_with_what_it_computed",),
     ),
     Guard(
         "what came to nothing takes no request",

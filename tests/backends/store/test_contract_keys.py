@@ -82,13 +82,14 @@ async def test_when_keys_were_used_is_written_for_those_that_are_there(store: St
 
 
 async def test_an_entry_is_written_with_what_it_tells_of(store: Store) -> None:
-    told = [entry(at=float(n), action=f"a{n}", details={"n": n, "of": ["x\\y", None]}) for n in range(6)]
+    told = [entry(at=float(n), action=f"a{n}", details={"n": n, "of": ["x\\y", None]}) for n in range(7)]
     await store.add_key(key(), told[0])
     await store.change_key("k1", lambda found: replace(found, name="new"), told[1])
     await store.put_document(document(), told[2])
     await store.add_version(document(current=version()), version(), CONTENT, told[3])
     await store.remove_document(Owner("acme"), DocumentId("lease"), told[4])
-    await store.note(told[5])
+    await store.put_state("routing:acme", b"{}", 1.0, told[5])
+    await store.note(told[6])
     found = await store.audit(limit=9)
     assert [replace(one, number=0) for one in found] == told[::-1]
     assert [one.number for one in found] == sorted((one.number for one in found), reverse=True)

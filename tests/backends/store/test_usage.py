@@ -79,6 +79,17 @@ async def test_any_name_comes_back_as_it_was(store: Store) -> None:
     assert await found(store, tenant="a\0b") == [strange]
 
 
+async def test_what_is_removed_is_of_days_before_and_nothing_else(store: Store) -> None:
+    days = ["2025-12-31", "2026-11-01", "2026-11-02", "2026-11-03"]
+    await store.add_usage([used(day=day, tenant=tenant) for day in days for tenant in ("acme", "b")])
+    kept = [row for row in await found(store) if row.day >= "2026-11-02"]
+    assert await store.remove_usage("2026-11-02") == 4
+    assert await found(store, since="0001-01-01") == kept
+    assert await store.remove_usage("2026-11-02") == 0
+    await store.add_usage([used(day="2026-11-02")])
+    assert (await found(store))[0].questions == 2
+
+
 @pytest.mark.parametrize("gateways", [4])
 async def test_several_gateways_add_to_the_same_rows(database_url: str, gateways: int) -> None:
     stores = [SqlStore(database_url) for _ in range(gateways)]
