@@ -213,7 +213,7 @@ def of_tenants(running: TieredGateway) -> dict[str, set[str]]:
 
 @pytest.mark.usefixtures("eager")
 async def test_through_the_gateway_a_tenants_own_leave_ram_and_answer_from_disk(tmp_path: Path) -> None:
-    gateway = TieredGateway(tmp_path, tenants=limits_file(tmp_path, 2))
+    gateway = TieredGateway(tmp_path, tenants=limits_file(tmp_path, 2), ram=Ram(policy="lru"))
     async with gateway.running() as running:
         other = await running.new_key("tenant-b")
         for name in "xyz":
