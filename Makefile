@@ -23,8 +23,17 @@ demo: setup ## start the engine, read the sample documents, ask real questions, 
 up: setup ## start the engine and the gateway, and keep them running until Ctrl-C
 	@exec $(BIN)/kvshelf up configs/demo.yaml --key-file .kvshelf/demo-key
 
+# Two at a time, a file's tests in one process; the real engine takes both cores, so its tests come after, by themselves. These
+# are run also where others failed. With ARGS, all that is asked for is run in one process.
 test: setup ## every test, those with the real engine too; one of them: make test ARGS='-k preflight'
+ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
+else
+	@failed=0; \
+	$(BIN)/python -m pytest --ignore tests/engine --numprocesses 2 --dist loadfile --no-loadscope-reorder || failed=1; \
+	$(BIN)/python -m pytest tests/engine || failed=1; \
+	exit $$failed
+endif
 
 lint: setup ## ruff, mypy and bandit
 	@$(BIN)/ruff check .

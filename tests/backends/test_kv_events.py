@@ -11,12 +11,12 @@ import msgspec
 import pytest
 import zmq
 import zmq.asyncio
-from aiohttp.test_utils import unused_port
 
 from backends.kv_events import KVEventListener
 from router.documents import Salt, Version, VersionId
 from router.gpu_tier import GpuTier
 from router.residency import Ledger
+from tests.fakes.ports import free_port
 
 BLOCK_TOKENS = 128
 
@@ -217,7 +217,7 @@ async def publishing(endpoint: str) -> AsyncIterator[zmq.asyncio.Socket]:
 
 
 async def test_workers_publish_to_the_socket_that_the_gateway_binds() -> None:
-    endpoint = f"tcp://127.0.0.1:{unused_port()}"
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
     ledger = WatchedLedger()
     running = asyncio.ensure_future(KVEventListener(endpoint, ledger).run())
     try:
@@ -236,7 +236,7 @@ async def test_workers_publish_to_the_socket_that_the_gateway_binds() -> None:
 
 
 async def test_an_address_that_is_taken_is_an_error_and_free_again_afterwards() -> None:
-    endpoint = f"tcp://127.0.0.1:{unused_port()}"
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
     first = asyncio.ensure_future(KVEventListener(endpoint, Ledger()).run())
     async with publishing(endpoint):
         with pytest.raises(zmq.ZMQError, match="in use"):

@@ -10,12 +10,13 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
 from backends.base import Delta, TokenLogprobs, Usage
 from backends.vllm import VllmWorker
 from router.errors import EngineFailed, EngineUnavailable
 from tests.backends.vllm_server import Answer, FakeVllm, Stream, complete_answer, endless_answer
+from tests.fakes.ports import free_port
 
 BODY = (b'{"prompt":[1,2', b',3],"stream":true}')
 LEFT_WITHIN_S = 0.25
@@ -222,7 +223,7 @@ async def test_a_refusal_of_any_length_becomes_a_short_sentence(worker: VllmWork
 
 
 async def test_a_worker_that_is_not_there_is_unavailable(session: aiohttp.ClientSession) -> None:
-    worker = VllmWorker("w1", f"http://127.0.0.1:{unused_port()}", session)
+    worker = VllmWorker("w1", f"http://127.0.0.1:{free_port()}", session)
     with pytest.raises(EngineUnavailable, match="Worker w1 can't be reached"):
         await answered(worker)
     assert "can't be reached at http://127.0.0.1:" in (await worker.check() or "")

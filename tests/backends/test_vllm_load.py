@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
 from backends.base import Load
 from backends.vllm import VllmWorker
 from tests.backends.vllm_server import METRICS, FakeVllm
+from tests.fakes.ports import free_port
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ async def test_a_worker_that_refuses_breaks_off_or_is_not_there_tells_nothing(
 
     for vllm.metrics_answer in (refuse, break_off):
         assert await worker.load() is None
-    assert await VllmWorker("w2", f"http://127.0.0.1:{unused_port()}", session).load() is None
+    assert await VllmWorker("w2", f"http://127.0.0.1:{free_port()}", session).load() is None
     vllm.metrics_answer = None
     assert await worker.load() is not None
 

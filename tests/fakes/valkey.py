@@ -13,6 +13,8 @@ from pathlib import Path
 
 from fakeredis import TcpFakeServer
 
+from tests.fakes.ports import free_port
+
 SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
 
 
@@ -40,9 +42,7 @@ def fake() -> Iterator[str]:
 def real(folder: Path) -> Iterator[str]:
     """The URL of a server of its own, that keeps nothing."""
     assert SERVER is not None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [SERVER, "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)], stdout=subprocess.DEVNULL
     )

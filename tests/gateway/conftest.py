@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from gateway.ingestion import ingestion, reader
 from tests.fakes.gateway import Gateway
+
+
+@pytest.fixture(autouse=True)
+def prompt_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading that has to try again does so soon: nothing here is the sooner well for being left alone for seconds."""
+    monkeypatch.setattr(ingestion, "RETRY_S", 0.05)
+    monkeypatch.setattr(ingestion, "ROOM_RETRY_S", 0.1)
+    monkeypatch.setattr(reader, "RETRY_S", 0.05)
 
 
 @pytest.fixture

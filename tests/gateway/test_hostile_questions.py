@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.fakes.gateway import Gateway
 
 QUESTIONS = 10_000
@@ -70,6 +72,7 @@ async def fill(gateway: Gateway, *, with_secret: bool) -> None:
             await gateway.add(text, id=id_, aliases=["Blue Heron"], key=other)
 
 
+@pytest.mark.timeout(300)  # twenty seconds of work, whatever else the machine does
 async def test_no_question_returns_or_tells_of_another_tenants_documents(tmp_path: Path) -> None:
     rng = random.Random(20261124)  # noqa: S311 - the same questions each time
     async with Gateway(tmp_path / "full").running() as full, Gateway(tmp_path / "empty").running() as empty:

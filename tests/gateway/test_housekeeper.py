@@ -12,6 +12,7 @@ import pytest
 
 from backends.base import Content
 from gateway.sections import Disk
+from gateway.upkeep import housekeeper
 from router.documents import VersionId
 from router.errors import StoreUnavailable
 from tests.fakes.engine import CHUNK, Gate
@@ -42,6 +43,11 @@ class ForgetfulStore(MemoryStore):
             raise StoreUnavailable("The disk is full.")
         self.contents -= 1
         return await super().content(version_id)
+
+
+@pytest.fixture(autouse=True)
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeper, "REST_S", 0.02)
 
 
 @pytest.fixture

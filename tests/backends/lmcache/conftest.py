@@ -5,7 +5,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 
 from backends.lmcache.events import CacheEventReceiver
 from backends.lmcache.server import LMCacheServer
@@ -13,6 +13,7 @@ from router.residency import Ledger
 from tests.backends.lmcache.fake_server import FakeLMCache, make
 from tests.backends.lmcache.reports import HOST
 from tests.backends.lmcache.samples import MASTER_KEY, MODEL
+from tests.fakes.ports import free_port
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def unseen(url: str, session: aiohttp.ClientSession) -> LMCacheServer:
 
 @pytest.fixture
 def down(session: aiohttp.ClientSession, folder: Path) -> LMCacheServer:
-    return make(f"http://127.0.0.1:{unused_port()}", session, folder)
+    return make(f"http://127.0.0.1:{free_port()}", session, folder)
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def ledger() -> Ledger:
 
 @pytest.fixture
 def port() -> int:
-    return unused_port()
+    return free_port()
 
 
 @pytest.fixture

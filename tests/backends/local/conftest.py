@@ -11,7 +11,8 @@ import pytest
 
 from backends.settings import LocalEngine, Model
 from tests.backends.local.lab import Lab
-from tests.backends.local.machine import FAKE, Machine, alive, free_ports
+from tests.backends.local.machine import FAKE, Machine, alive
+from tests.fakes.ports import free_ports
 
 
 @pytest.fixture

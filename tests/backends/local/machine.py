@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import select
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,24 +35,6 @@ class Machine:
 
     def pids(self) -> list[int]:
         return [int(pid) for _, *pids in self.journal() for pid in pids]
-
-
-CANDIDATES = itertools.count(20000 + os.getpid() % 8000)
-"""Below the ports that the system gives to clients. Each is handed out once."""
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` free ports in a row."""
-    row: list[int] = []
-    while len(row) < count:
-        port = next(CANDIDATES)
-        row = [*row, port] if _is_free(port) else []
-    return row[0]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def alive(pid: int) -> bool:
