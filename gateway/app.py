@@ -66,7 +66,7 @@ def _for_tenants(graph: Graph) -> Litestar:
 
     server = graph.config.server
     names = (
-        *("config", "shelf", "volumes", "extractor", "classifier", "second_look", "tuning", "health", "views", "moves"),
+        *("config", "shelf", "volumes", "extractor", "classifier", "second_look", "tuning", "health", "views", "moves", "ledger"),
         *("streams", "audit", "usage", "quotas"),
     )
     return Litestar(

@@ -94,6 +94,7 @@ class Graph:
     health: Health
     views: DocumentViews
     moves: Moves
+    ledger: Ledger
     usage: UsageBooks
     running: Callable[[], AbstractAsyncContextManager[None]]
     """Loads the catalog, and runs what runs beside the requests."""
@@ -266,6 +267,7 @@ def build(config: Config, parts: Parts, *, now: Callable[[], float]) -> Graph:
         health=Health(pool, hosts, parts.store, classifier, catalog_watcher, tenant_limits, counters),
         views=DocumentViews(shelf, ledger, uses),
         moves=moves,
+        ledger=ledger,
         usage=usage,
         running=running,
     )

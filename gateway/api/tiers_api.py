@@ -14,13 +14,14 @@ from litestar.params import FromPath
 from gateway.api.description import TAKES, Takes
 from gateway.api.documents_api import decode
 from gateway.api.jobs_api import JobView, move_view
+from gateway.api.limits_api import admission_of
 from gateway.shelf.documents import Shelf
 from gateway.tenants.authenticator import Principal
 from gateway.tenants.doors import needs
 from gateway.upkeep.moves import Move, Moves
 from router.documents import SHARED, Document
 from router.errors import InvalidRequest
-from router.residency import Tier
+from router.residency import Ledger, Tier
 
 T = TypeVar("T")
 
@@ -50,9 +51,10 @@ class TiersController(Controller):
         document_id: FromPath[str],
         shelf: NamedDependency[Shelf],
         moves: NamedDependency[Moves],
+        ledger: NamedDependency[Ledger],
         request: Request[Any, Principal, Any],
     ) -> JobView:
-        """Bring the document's KV to RAM, or onto a worker's GPU tier."""
+        """Bring the document's KV to RAM, or onto a worker's GPU tier. What is in no tier is read again, at the price of a reading."""
         document = _changeable(shelf, request.auth, document_id)
         asked = await _asked(request, Warming)
         if asked.worker is not None and asked.tier != "gpu":
@@ -60,7 +62,16 @@ class TiersController(Controller):
         if asked.host is not None and asked.tier != "ram":
             raise InvalidRequest("`host` goes with the tier `ram`.", param="host")
         tier, where = Tier(asked.tier), asked.worker or asked.host
-        return _move(shelf, moves, document, lambda one: moves.warm(one, tier, where))
+        admission, unread = admission_of(request.scope), _unread_tokens(shelf, ledger, document)
+        hold = await admission.reserve_reading(unread) if admission is not None and unread else None
+        before = {move.id for move in moves}
+        move: JobView | None = None
+        try:
+            move = _move(shelf, moves, document, lambda one: moves.warm(one, tier, where))
+        finally:
+            if hold is not None and (move is None or move.id in before):  # refused, or paid for by whoever began it
+                hold.settle(0)
+        return move
 
     @post("/evict", status_code=202, opt={TAKES: Takes(Evicting, optional=True)})
     async def evict(
@@ -82,6 +93,16 @@ def _move(shelf: Shelf, moves: Moves, document: Document, start: Callable[[Docum
     if parts == (document,):
         return move_view(start(document))
     return move_view(moves.of_volumes(document, [partial(start, part) for part in parts]))
+
+
+def _unread_tokens(shelf: Shelf, ledger: Ledger, document: Document) -> int:
+    """How many of its tokens have to be read again, wherever it goes: those of versions that no host has whole."""
+    versions = [part.current for part in shelf.catalog.answering(document) if part.current is not None]
+    return sum(
+        version.prefix_tokens
+        for version in versions
+        if all(max(ledger.ram_share(version, host), ledger.disk_share(version, host)) < 1 for host in ledger.hosts)
+    )
 
 
 def _changeable(shelf: Shelf, principal: Principal, document_id: str) -> Document:

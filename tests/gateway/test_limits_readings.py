@@ -121,6 +121,32 @@ async def test_of_many_at_once_no_more_are_taken_in_than_the_budget_has_room_for
         assert len(await gateway.store.documents()) == 3
 
 
+async def test_warming_what_is_in_no_tier_costs_what_reading_it_did(tmp_path: Path) -> None:
+    async with Limited(tmp_path, {"token_budget": 3 * DOCUMENT - 1}).running() as gateway:
+        await gateway.add(LEASE, id="lease")
+        await moved(gateway, "warm")
+        assert await spent(gateway) == DOCUMENT, "it was there"
+        await moved(gateway, "evict")
+        async with gateway.request("POST", "/v1/documents/lease/warm", json={"host": "no such host"}) as response:
+            assert response.status == 400
+        assert await spent(gateway) == DOCUMENT, "what is refused costs nothing"
+        gate = Gate(gateway.workers[0])
+        first = await gateway.json("POST", "/v1/documents/lease/warm", status=202)
+        await gate.reached()
+        again = await gateway.json("POST", "/v1/documents/lease/warm", status=202)
+        assert (again["id"], await spent(gateway)) == (first["id"], 2 * DOCUMENT)
+        gate.open()
+        assert await gateway.finished(first["id"]) == "done"
+        await moved(gateway, "evict")
+        async with gateway.request("POST", "/v1/documents/lease/warm") as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (429, "insufficient_quota")
+
+
+async def moved(gateway: Limited, how: str) -> None:
+    job = await gateway.json("POST", f"/v1/documents/lease/{how}", status=202)
+    assert await gateway.finished(job["id"]) == "done"
+
+
 async def test_a_reading_that_failed_is_given_back(tmp_path: Path) -> None:
     async with Limited(tmp_path, BUDGET).running() as gateway:
         gateway.workers[0].faults = [Fault(EngineFailed("It broke."))] * 3
