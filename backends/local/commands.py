@@ -145,8 +145,8 @@ def worker(settings: LocalEngine, model: Model, number: int, *, cores: Sequence[
             "lmcache.mp.port": settings.lmcache_port,
             "lmcache.mp.mq_timeout": MQ_TIMEOUT_S,
             "lmcache.mp.heartbeat_interval": HEARTBEAT_S,
-            # Else what LMCache has is asked for in one step and known in the next: beside eight other answers a step takes 60 ms, and
-            # the scheduler's waiting for the reply 1 ms.
+            # Else what LMCache has is asked for in one step and known in the next, and beside eight other answers a step takes about
+            # 60 ms. Where the reply is not there yet, the scheduler waits for it.
             "lmcache.mp.nonblocking_lookup_status": False,
         },
     }

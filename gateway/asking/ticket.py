@@ -12,12 +12,12 @@ from router.documents import TenantId, Version
 from router.errors import KvshelfError
 from router.fairness import OUTPUT_WEIGHT, Bill, service
 
+if TYPE_CHECKING:  # which makes the tickets
+    from gateway.asking.queue import Queue
+
 STARTING_S = 0.5
 """So long a question without a first token holds its tenant's next ones back (`Starts`): a long prompt of one user's is not to
 stop all others of the tenant, nor a worker that hangs."""
-
-if TYPE_CHECKING:  # which makes the tickets
-    from gateway.asking.queue import Queue
 
 
 class Ticket:
@@ -46,7 +46,7 @@ class Ticket:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._queue.drop(self)
-        self._start_over()
+        self._end_start()
         if self._worker is not None:
             self._queue.free(self.tenant, self._worker, self._queue.clock() - self._began_at)
             self._worker = None
@@ -66,7 +66,7 @@ class Ticket:
         if self._bill is not None:
             self._queue.settle(self._bill, 0.0)
         self._queue.count(self)
-        self._start_over()
+        self._end_start()
         if (worker := self._worker) is not None:
             self._worker = self._bill = None
             self._queue.free(self.tenant, worker)
@@ -79,7 +79,7 @@ class Ticket:
 
     def generated(self) -> None:
         """A token more of the answer has come."""
-        self._start_over()
+        self._end_start()
         if self._bill is not None:
             self._queue.charge(self._bill, OUTPUT_WEIGHT)
 
@@ -92,7 +92,7 @@ class Ticket:
     def begin(self, worker: Worker, bill: Bill) -> None:
         """Called when its turn has come."""
         self._worker, self._bill, self._began_at = worker, bill, self._queue.clock()
-        self._starting = asyncio.get_running_loop().call_later(STARTING_S, self._start_over)
+        self._starting = asyncio.get_running_loop().call_later(STARTING_S, self._end_start)
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(worker)
 
@@ -102,7 +102,7 @@ class Ticket:
             self._turn.set_exception(error)
             self._outcome = outcome
 
-    def _start_over(self) -> None:
+    def _end_start(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
             self._starting = None

@@ -202,6 +202,15 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetcher, "LOOK_EVERY_S", 0.005)
 
 
+async def of_both(running: TieredGateway, names: str) -> None:
+    """Three documents of the tenant without a limit, then these of the one that has one."""
+    other = await running.new_key("tenant-b")
+    for name in "xyz":
+        await running.add(text(name), id=name, key=other)
+    for name in names:
+        await running.add(text(name), id=name)
+
+
 def of_tenants(running: TieredGateway) -> dict[str, set[str]]:
     """The documents of which anything is in RAM, by owner."""
     found: dict[str, set[str]] = {}
@@ -215,11 +224,7 @@ def of_tenants(running: TieredGateway) -> dict[str, set[str]]:
 async def test_through_the_gateway_a_tenants_own_leave_ram_and_answer_from_disk(tmp_path: Path) -> None:
     gateway = TieredGateway(tmp_path, tenants=limits_file(tmp_path, 2), ram=Ram(policy="lru"))
     async with gateway.running() as running:
-        other = await running.new_key("tenant-b")
-        for name in "xyz":
-            await running.add(text(name), id=name, key=other)
-        for name in "abcd":
-            await running.add(text(name), id=name)
+        await of_both(running, "abcd")
         await eventually(lambda: of_tenants(running) == {"tenant-a": set("cd"), "tenant-b": set("xyz")})
         running.workers[0].restart()
         answer = await running.ask(QUESTION, document="a")
@@ -275,11 +280,7 @@ async def test_however_one_tenant_floods_the_other_keeps_its_ram(tmp_path: Path)
     host.ram_bytes = ram_bytes(8, DOCUMENT)
     gateway = TieredGateway(tmp_path, hosts=[host], tenants=limits_file(tmp_path, 2), ram=Ram(policy="lru"))
     async with gateway.running() as running:
-        other = await running.new_key("tenant-b")
-        for name in "xyz":
-            await running.add(text(name), id=name, key=other)
-        for name in "abcdefgh":
-            await running.add(text(name), id=name)
+        await of_both(running, "abcdefgh")
 
         for name in "abcdefgh":
             running.workers[0].restart()
