@@ -150,6 +150,9 @@ class Starts:
 
     The engine computes together the prompts that come together: eight of one tenant's make a step so long that whoever asks then
     waits for all eight. So while others ask as well, they start one after the other. Who asks alone is not held back.
+
+    Not all work is conserved: in the simulated engine who floods is given 5 % fewer answers than first come first served gives,
+    of very short ones 41 %, and another's first token (p95) takes 1.8 and 1.5 times as long as alone (`make bench ARGS=fairness`).
     """
 
     def __init__(self) -> None:
